@@ -1,0 +1,64 @@
+# `make run` shows noise becoming clothes; `make test` checks everything. Both set themselves up in $(VENV).
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help run test test-all lint bench data docs
+
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+CORE := $(VENV)/.safelight-core
+DEV := $(VENV)/.safelight-dev
+OUT ?= out/first-light
+# Two workers with one thread each: the tests' results do not depend on how many cores there are.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist worksteal
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 18
+
+run: $(CORE) ## pictures and a film from the trained model that ships
+	@$(PY) -m safelight sample fashion-mnist --out $(OUT) --film $(OUT)/denoising.gif
+
+test: lint ## lint, types, floors, and the fast tests
+	@$(PYTEST) -m "not slow"
+
+test-all: lint ## the same with the slow tests
+	@$(PYTEST)
+
+lint: $(DEV) ## style, types, import floors, dependencies
+	@$(VENV)/bin/ruff check --quiet .
+	@$(VENV)/bin/ruff format --check --quiet . || { echo "ruff format: run '$(VENV)/bin/ruff format .'"; exit 1; }
+	@$(VENV)/bin/mypy --no-error-summary
+	@$(VENV)/bin/lint-imports --no-cache > $(VENV)/lint-imports.log || { cat $(VENV)/lint-imports.log; exit 1; }
+	@$(VENV)/bin/deptry src > $(VENV)/deptry.log 2>&1 || { cat $(VENV)/deptry.log; exit 1; }
+	@echo "lint: clean"
+
+bench: $(DEV) ## speed beside peers, in one run
+	@$(PY) benchmarks/run.py
+
+data: $(CORE) ## install Fashion-MNIST where the system can
+	@$(PY) -m safelight data fetch fashion-mnist
+
+docs: $(DEV) ## the documentation as a site, in site/
+	@$(VENV)/bin/mkdocs build --strict --quiet
+
+# One stamp a set of packages: made again when what it was made from changes, or when the environment is new.
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or later is needed; name one with: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(CORE): pyproject.toml constraints.txt | $(PY)
+	@$(call install,.)
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(PY)
+	@$(call install,.[dev])
+	@touch $@ $(CORE)
+
+# A dot a package, so that a slow line shows that something happens; pip's own words only when it fails.
+install = echo "setting up $(VENV) (once; minutes on a slow line)"; \
+  $(PY) -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '$(1)' 2>$(VENV)/pip.err \
+  | awk '/^(Collecting|Requirement)/ {printf "."; fflush()} /^Installing collected/ {printf " installing"; fflush()}' \
+  || { echo; cat $(VENV)/pip.err; exit 1; }; echo " done"

@@ -1,0 +1,97 @@
+"""Builds assets/clip-vocabulary.json.gz: CLIP's byte-pair merges, pruned to what pictures of sprites are described with.
+
+    pip download --no-deps open_clip_torch
+    python scripts/build_vocabulary.py open_clip_torch-*.whl path/to/sprites.zip
+
+The wheel (MIT licence) holds the published list of merges; the sprites' `index.jsonl` (in the zip, or the file itself) holds
+the names, keywords and tags. Kept: every merge that encoding these and the words below performs, and the FIRST of all merges
+(the commonest pieces of English), so that ordinary words stay short. Everything else is still encoded, byte by byte at worst.
+The output is a function of the inputs: no dates, a fixed gzip header.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import io
+import json
+import tempfile
+import zipfile
+from pathlib import Path
+
+from safelight.files import atomic_bytes
+from safelight.text.tokens import load, prune
+
+FIRST = 1_500
+MERGES = "open_clip/bpe_simple_vocab_16e6.txt.gz"
+ASSET = Path(__file__).resolve().parents[1] / "src/safelight/assets/clip-vocabulary.json.gz"
+
+# What captions and prompts say around a noun. One word in several forms is several words.
+WORDS = """
+a an the of and with on in at to from by is are no not without one two three four five six seven eight nine ten some many
+red orange yellow green blue purple violet pink brown black white gray grey cyan magenta teal navy beige turquoise gold golden
+silver crimson maroon olive lime indigo lavender dark light bright pale pastel vivid colorful colourful colored coloured plain
+background backdrop foreground gradient checkered striped dotted stripes dots night sky grass sand snow sea paper wood
+left right above below over under top bottom upper lower center centre middle corner beside next near between behind front side
+small little tiny big large huge medium single pair several group row couple upside down
+style styled flat glossy cartoon emoji icon sticker clip art illustration drawing painting sketch render picture image photo
+photograph scene shiny simple detailed minimal cute blob noto twemoji fluent
+sitting standing flying swimming running looking holding wearing smiling sleeping eating growing shining falling
+camera angle shot close closeup wide macro portrait landscape lens focus blurred depth field aerial view low high eye level
+light lighting soft hard warm cold cool sunset sunrise dawn dusk noon evening shadow shadows glow glowing neon studio rim backlit
+watercolor watercolour oil ink pencil charcoal pixel digital vector realistic abstract vintage retro modern futuristic
+beautiful pretty ugly scary happy sad angry funny magical mysterious dramatic calm quiet
+forest mountain river lake ocean beach desert city street house room garden field road bridge space moon sun star cloud rain
+king queen man woman boy girl child people person dog cat horse bird fish tree flower
+""".split()
+
+
+def corpus(source: Path) -> list[str]:
+    """Every name, and the keywords and tags of the nouns that make scenes, once each, in order."""
+    if source.suffix == ".zip":
+        with zipfile.ZipFile(source) as pack:
+            lines = pack.read("index.jsonl").decode("utf-8").splitlines()
+    else:
+        lines = source.read_text("utf-8").splitlines()
+    entries = [json.loads(line) for line in lines]
+    names = [e["name"] for e in entries] + [f"{e['name']}s" for e in entries if e["scene_noun"]]
+    more = [w for e in entries if e["scene_noun"] for w in (*e["keywords"], *e["tags"])]
+    return sorted({*WORDS, *names, *more})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("wheel", type=Path, help="open_clip_torch's wheel")
+    parser.add_argument("sprites", type=Path, help="the sprites' zip, or its index.jsonl")
+    parser.add_argument("--out", type=Path, default=ASSET)
+    args = parser.parse_args()
+    with zipfile.ZipFile(args.wheel) as wheel, tempfile.TemporaryDirectory() as folder:
+        raw = wheel.read(MERGES)
+        merges = Path(folder, "merges.txt.gz")
+        merges.write_bytes(raw)
+        full = load(str(merges))
+    small = prune(full, corpus(args.sprites), FIRST)
+    record = {
+        "format": 1,
+        "source": f"{args.wheel.name}: {MERGES}",
+        "sha256": hashlib.sha256(raw).hexdigest(),
+        "licence": "MIT",
+        "copyright": [
+            "Copyright (c) 2021 OpenAI (the byte-pair merges of CLIP)",
+            "Copyright (c) 2012-2021 Gabriel Ilharco, Mitchell Wortsman, Nicholas Carlini, Rohan Taori, Achal Dave, Vaishaal Shankar, "
+            "John Miller, Hongseok Namkoong, Hannaneh Hajishirzi, Ali Farhadi, Ludwig Schmidt (the package that carries them)",
+        ],
+        "changed": f"pruned from {len(full.merges)} merges to {len(small.merges)}, order kept",
+        "size": small.size,
+        "merges": [f"{a} {b}" for a, b in small.merges],
+    }
+    buffer = io.BytesIO()
+    with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=9, mtime=0, filename="") as file:
+        file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8"))
+    atomic_bytes(args.out, buffer.getvalue())
+    print(f"{args.out}: {small.size} ids, {len(buffer.getvalue())} bytes")
+
+
+if __name__ == "__main__":
+    main()

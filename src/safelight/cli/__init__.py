@@ -1,0 +1,1 @@
+"""The command line: one verb a module, imported when its verb is chosen. See `main`."""

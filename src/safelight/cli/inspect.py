@@ -1,0 +1,131 @@
+"""What a file holds, from its header alone: no weight is read.
+
+FILE is a model, a run's folder, the name of a model that ships, a trace, or any other safetensors file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from typing import Any
+
+from safelight.spec import SpecError
+
+# The parts of a model, and of its denoiser's network one level deeper, are what a person asks the size of.
+_DEPTH = 3
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """The file, `--tensors`, `--json`."""
+    parser.add_argument("file", metavar="FILE", help="a model file, a run's folder, or a name that ships")
+    parser.add_argument("--tensors", action="store_true", help="list every tensor")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what the header says."""
+    found = look(args.file, tensors=args.tensors)
+    if args.json:
+        print(json.dumps(found, indent=2))
+    else:
+        show(found)
+    return 0
+
+
+def look(source: str, *, tensors: bool = False) -> dict[str, Any]:
+    """Everything the command prints, JSON-ready. Raises SpecError, in one line, for what is no safetensors file."""
+    from safelight.model import Entry, locate, peek, raw_header
+
+    path = locate(source)
+    raw = raw_header(path)
+    notes = raw.pop("__metadata__", {})
+    try:
+        about = json.loads(notes.get("safelight", "{}"))
+    except json.JSONDecodeError:
+        raise SpecError(f"{path}: its header has a 'safelight' entry that is no JSON: the file is damaged") from None
+    entries = {name: Entry(e["dtype"], tuple(e["shape"])) for name, e in raw.items()}
+    found: dict[str, Any] = {"file": str(path), "bytes": path.stat().st_size, "what": about.get("what", "foreign safetensors")}
+    if "spec" in about:
+        header = peek(path)
+        found |= {"what": "model", "format": header.format, "spec": header.spec, "lineage": header.lineage}
+        found["weights"] = {name: weights(entries, name) for name in header.weights}
+    else:
+        found["metadata"] = about or notes
+        found["tensors"] = counted(entries)
+    if tensors:
+        found["every tensor"] = {name: {"dtype": e.dtype, "shape": list(e.shape)} for name, e in entries.items()}
+    return found
+
+
+def weights(entries: dict[str, Any], name: str) -> dict[str, Any]:
+    """One set of weights: how many values of which dtype, by part of the model."""
+    mine = {k.removeprefix(name + "/"): e for k, e in entries.items() if k.startswith(name + "/")}
+    return counted(mine) | {"by part": by_part(mine)}
+
+
+def counted(entries: dict[str, Any]) -> dict[str, Any]:
+    """Numbers of tensors and values, and the values of each dtype."""
+    dtypes: Counter[str] = Counter()
+    for entry in entries.values():
+        dtypes[entry.dtype] += entry.size
+    return {"tensors": len(entries), "parameters": sum(dtypes.values()), "dtypes": dict(dtypes.most_common())}
+
+
+def by_part(entries: dict[str, Any]) -> dict[str, int]:
+    """Values by the first names of the path: `text`, `denoiser.network.stages`, ..."""
+    parts: Counter[str] = Counter()
+    for name, entry in entries.items():
+        keys = name.split(".")[:-1]
+        parts[".".join(keys[:_DEPTH] if keys[0] == "denoiser" else keys[:1]) or name] += entry.size
+    return dict(parts)
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print it for a person."""
+    print(f"{found['file']}: {found['what']}, {sized(found['bytes'])}")
+    if "spec" in found:
+        print(f"format {found['format']}")
+        print("\nspec\n" + outline(found["spec"], 1))
+        print("\nlineage\n" + (outline(found["lineage"], 1) or "  none"))
+        for name, row in found["weights"].items():
+            print(f"\nweights '{name}': {row['parameters']:,} in {row['tensors']} tensors ({dtypes(row)})")
+            for part, count in row["by part"].items():
+                print(f"  {count:>12,}  {part}")
+    else:
+        row = found["tensors"]
+        print(f"{row['parameters']:,} values in {row['tensors']} tensors ({dtypes(row)})")
+        if found["metadata"]:
+            print("\nmetadata\n" + outline(found["metadata"], 1))
+    for name, entry in found.get("every tensor", {}).items():
+        print(f"  {entry['dtype']:<5} {'x'.join(map(str, entry['shape'])) or 'scalar':<16} {name}")
+
+
+def dtypes(row: dict[str, Any]) -> str:
+    """`F16`, or `F32 1,024, I64 3` where there are several."""
+    kinds = row["dtypes"]
+    return next(iter(kinds), "none") if len(kinds) < 2 else ", ".join(f"{k} {n:,}" for k, n in kinds.items())
+
+
+def outline(value: dict[str, Any], depth: int) -> str:
+    """A mapping as an indented outline; a part without fields of its own stands as its kind."""
+    lines = []
+    for key, item in value.items():
+        if key in ("kind", "family"):
+            continue
+        if isinstance(item, dict):
+            kind = str(item.get("kind", ""))
+            inside = outline(item, depth + 1)
+            lines.append(f"{'  ' * depth}{key}: {kind}".rstrip() + (f"\n{inside}" if inside else ""))
+        else:
+            text = json.dumps(item, ensure_ascii=False)
+            lines.append(f"{'  ' * depth}{key}: {text if len(text) <= 100 else text[:97] + '...'}")
+    return "\n".join(lines)
+
+
+def sized(count: int) -> str:
+    """Bytes as a person reads them."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"

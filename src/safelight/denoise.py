@@ -1,0 +1,130 @@
+"""Denoiser: network + process + parameterization, behind the one contract of the house: `(x, level) -> Estimate(x0, ...)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from safelight.cond import Cond
+from safelight.nn.network import Network, Output
+from safelight.predict import Parameterization
+from safelight.process import Level, Process
+
+
+class Estimate(NamedTuple):
+    """What a denoiser believes at a level.
+
+    x0: (B, C, *space), the expected picture E[x_0 | x_t]. fraction: learned-variance fraction in [0, 1], or None.
+    parts: the x0 of every branch that guidance mixed ("cond", "null", ...), for traces; empty without guidance.
+    """
+
+    x0: Tensor
+    fraction: Tensor | None = None
+    parts: Mapping[str, Tensor] = {}
+
+
+Denoise = Callable[[Tensor, Level], Estimate]
+Branches = Callable[[Tensor, Level, tuple[str, ...]], Mapping[str, Estimate]]
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+def squared(prediction: Tensor, target: Tensor) -> Tensor:
+    """(prediction - target)^2, elementwise."""
+    return (prediction - target).square()
+
+
+class Denoiser(nn.Module):
+    """A network that has been told what its input and output mean."""
+
+    def __init__(self, network: Network, process: Process, parameterization: Parameterization) -> None:
+        super().__init__()
+        self.network = network
+        self.process = process
+        self.parameterization = parameterization
+
+    def forward(self, x: Tensor, level: Level, cond: Cond | None = None) -> Estimate:
+        """x0 = skip x + out F(inp x, noise, cond).
+
+        x: (B, C, *space), noisy, as `process.add_noise` makes it. level: one level, or one a picture.
+        Returns an Estimate in x's dtype (at least float32), whatever the network's own dtype.
+        Raises SpecError where the parameterization has no x0.
+        """
+        return self._estimate(x, level, lambda h, noise: self.network(h, noise, cond))
+
+    def bind(self, cond: Cond | None, levels: Sequence[Level] = ()) -> Denoise:
+        """The denoiser of one run: everything constant over it (embeddings of cond and of the levels) is computed once.
+
+        The result is that of `forward`; levels not listed are accepted.
+        """
+        noises = [float(self.parameterization.coeffs(v, self.process).noise) for v in levels if float(v.sigma) > 0]
+        bound = self.network.bind(cond, noises)
+        return lambda x, level: self._estimate(x, level, bound)
+
+    def match(
+        self,
+        x0: Tensor,
+        eps: Tensor,
+        t: Tensor,
+        cond: Cond | None = None,
+        target: Tensor | None = None,
+        distance: Distance = squared,
+    ) -> Tensor:
+        """(B,) the mean over a picture of distance(F, F*), in the network's own space.
+
+        x_t = alpha x0 + sigma eps, F* = (1 - skip alpha)/out x0 - skip sigma/out eps: the F that would make the estimate exact.
+        x0, eps: (B, C, *space). t: (B,). target: the x0 to be matched instead of the true one (a teacher's; distillation).
+        distance: elementwise, the square unless an objective says otherwise. A loss on x0 of weight w is this one times w out^2.
+        """
+        level = self.process.at(t)
+        a, b = (_like(v, x0) for v in self.parameterization.target(level, self.process))
+        _, out, inp, noise = self.parameterization.coeffs(level, self.process)
+        shaped = level.like(x0)
+        x = shaped.alpha * x0 + shaped.sigma * eps
+        wanted = a * x0 + b * eps
+        if target is not None:
+            # F moves by (target - x0)/out when the x0 that it stands for moves.
+            wanted = wanted + (target - x0) / _like(out, x0)
+        found = self.network(_like(inp, x0) * x, noise.to(x.device, torch.float32).expand(len(x0)), cond)
+        return distance(found.F.to(wanted.dtype), wanted).flatten(1).mean(1)
+
+    def _estimate(self, x: Tensor, level: Level, network: Callable[[Tensor, Tensor], Output]) -> Estimate:
+        skip, out, inp, noise = self.parameterization.coeffs(level, self.process)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        told = noise.to(x.device, torch.float64 if x.dtype == torch.float64 else torch.float32).expand(len(x))
+        found = network((wide * _like(inp, wide)).to(_dtype(self.network, wide)), told)
+        x0 = _like(skip, wide) * wide + _like(out, wide) * found.F.to(wide.dtype)
+        return Estimate(x0, None if found.fraction is None else found.fraction.to(wide.dtype))
+
+
+def branches(denoiser: Denoiser, conds: Mapping[str, Cond | None], levels: Sequence[Level] = ()) -> Branches:
+    """Named conditions evaluated in one batched pass: what a guidance mix asks for.
+
+    conds: each of the batch B of x (None for an unconditional model). The denoiser is bound once for each set of names asked for.
+    """
+    bound: dict[tuple[str, ...], Denoise] = {}
+
+    def evaluate(x: Tensor, level: Level, names: tuple[str, ...]) -> Mapping[str, Estimate]:
+        if names not in bound:
+            chosen = [conds[name] for name in names]
+            given = [c for c in chosen if c is not None]
+            bound[names] = denoiser.bind(Cond.cat(given) if given else None, levels)
+        estimate = bound[names](torch.cat([x] * len(names)) if len(names) > 1 else x, level)
+        x0 = estimate.x0.chunk(len(names))
+        fraction = estimate.fraction.chunk(len(names)) if estimate.fraction is not None else (None,) * len(names)
+        return {name: Estimate(a, f) for name, a, f in zip(names, x0, fraction, strict=True)}
+
+    return evaluate
+
+
+def _like(value: Tensor, x: Tensor) -> Tensor:
+    """A coefficient of a level, ready to multiply x: a scalar, or (B, 1, ..., 1)."""
+    value = value.to(x.device, torch.promote_types(x.dtype, torch.float32))
+    return value.view(-1, *(1,) * (x.ndim - 1)) if value.ndim else value
+
+
+def _dtype(network: nn.Module, x: Tensor) -> torch.dtype:
+    """The dtype a network computes in: that of its first floating parameter, or x's when it has none."""
+    return next((p.dtype for p in network.parameters() if p.is_floating_point()), x.dtype)

@@ -1,0 +1,173 @@
+"""The one module that knows devices by name. Everything else asks here.
+
+A requested precision that a device does not honour is never dropped in silence: `precision` returns the dtype that will
+really be used, and the sentence that says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Literal, NamedTuple
+
+import torch
+
+from safelight.spec import SpecError, nearest
+
+PrecisionName = Literal["fp32", "bf16", "fp16"]
+
+_DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_CUDA = "cuda"  # ROCm builds of torch answer to the same name
+
+
+class Precision(NamedTuple):
+    """The precision a run really has: `dtype` of the autocast region, and `note`, empty when the wish was honoured."""
+
+    asked: str
+    name: str
+    dtype: torch.dtype
+    note: str
+
+
+class Memory(NamedTuple):
+    """Bytes: now in use by this process, its peak, and what the device has. 0 where the system does not tell."""
+
+    used: int
+    peak: int
+    total: int
+
+
+def available() -> list[str]:
+    """Names of the devices this machine has, best first; `cpu` is always the last."""
+    names: list[str] = []
+    if torch.cuda.is_available():
+        names += [f"{_CUDA}:{i}" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return [*names, "cpu"]
+
+
+def pick(name: str | torch.device = "auto") -> torch.device:
+    """The device of that name; `auto` is the best one there is.
+
+    name: "auto", "cpu", "mps", or an accelerator with or without an index. Raises SpecError, naming what there is, when
+    this machine has no such device or torch was built without it.
+    """
+    if isinstance(name, torch.device):
+        name = str(name)
+    have = available()
+    if name == "auto":
+        return torch.device(have[0])
+    types = {d.split(":")[0] for d in have}
+    if name in have or name in types:
+        return torch.device(name)
+    raise SpecError(f"device: no '{name}' here{nearest(name, have)} (devices: auto, {', '.join(have)})")
+
+
+def honours(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `device` computes in `dtype` natively (a GPU) or at least faithfully (bf16 on a CPU), without emulating it.
+
+    fp16 on a CPU is not honoured: its gradients underflow, loss scaling is not available there, and it is slower than fp32.
+    """
+    if dtype == torch.float32:
+        return True
+    if device.type == _CUDA:
+        return dtype == torch.float16 or torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "mps":
+        return dtype == torch.float16 or _computes(device, dtype)
+    return device.type == "cpu" and dtype == torch.bfloat16
+
+
+def _computes(device: torch.device, dtype: torch.dtype) -> bool:
+    try:
+        one = torch.ones(1, 1, device=device, dtype=dtype)
+        return bool((one @ one).item() == 1)
+    except (RuntimeError, TypeError):
+        return False
+
+
+def dtypes(device: torch.device) -> list[str]:
+    """Names of the precisions that `device` honours."""
+    return [name for name, dtype in _DTYPES.items() if honours(device, dtype)]
+
+
+def precision(asked: str, device: torch.device) -> Precision:
+    """The precision a run gets when it asks for `asked` ("fp32", "bf16", "fp16") on `device`.
+
+    What is not honoured runs in fp32, and `note` says so.
+    Raises SpecError for an unknown name.
+    """
+    if asked not in _DTYPES:
+        raise SpecError(f"precision: no '{asked}'{nearest(asked, _DTYPES)} (one of: {', '.join(_DTYPES)})")
+    if honours(device, _DTYPES[asked]):
+        return Precision(asked, asked, _DTYPES[asked], "")
+    return Precision(asked, "fp32", torch.float32, f"{asked} is not honoured on {device}: running in fp32")
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """A region whose matrix products run in `dtype`; a plain region for float32."""
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype)
+
+
+def scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
+    """Loss scaling for fp16, a pass-through for every other dtype (which has float32's exponent range)."""
+    return torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until everything queued on `device` is done, so that a clock read next tells the truth."""
+    if device.type == _CUDA:
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def memory(device: torch.device) -> Memory:
+    """What this process takes on `device`: the allocator's count on an accelerator, resident memory on the CPU."""
+    if device.type == _CUDA:
+        total = torch.cuda.get_device_properties(device).total_memory
+        return Memory(torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device), total)
+    if device.type == "mps":
+        used = torch.mps.current_allocated_memory()
+        return Memory(used, used, torch.mps.recommended_max_memory())
+    return _resident()
+
+
+def _resident() -> Memory:
+    used = peak = total = 0
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        page, total = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        with open("/proc/self/statm") as file:
+            used = int(file.read().split()[1]) * page
+    with contextlib.suppress(ImportError):  # not on Windows
+        import resource
+
+        unit = 1 if platform.system() == "Darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return Memory(used, max(peak, used), total)
+
+
+def title(device: torch.device) -> str:
+    """What a person calls the device: the card's name, or the processor's architecture and torch's thread count."""
+    if device.type == _CUDA:
+        return str(torch.cuda.get_device_name(device))
+    if device.type == "mps":
+        return f"Apple {platform.machine()}"
+    return f"{platform.machine()}, {torch.get_num_threads()} threads"
+
+
+@contextlib.contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Run with that many CPU threads inside torch's operators and put the old count back; None changes nothing."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,151 @@
+"""generate: the only way to sample. A generator of events; whoever runs it owns bars, previews and cancelling."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from safelight.denoise import branches
+from safelight.model import Model
+from safelight.noise import Noise
+from safelight.process import Level
+from safelight.sample import State, Step, trajectory
+from safelight.spec import SpecError
+from safelight.task import Request, Resolved, Start
+
+
+class Started(NamedTuple):
+    """A part of the run begins: pictures `index` (their noise indices) of stage `stage`, n steps over `levels`, from x.
+
+    part, parts: which micro-batch this is of how many.
+    """
+
+    request: Resolved
+    part: int
+    parts: int
+    stage: int
+    index: tuple[int, ...]
+    prompts: tuple[str, ...]
+    levels: tuple[Level, ...]
+    x: Tensor
+    first: int
+
+
+class Stepped(NamedTuple):
+    """A step is done; `milliseconds` of wall time."""
+
+    part: int
+    parts: int
+    stage: int
+    step: Step
+    milliseconds: float
+
+
+class Finished(NamedTuple):
+    """A part is done: its pictures, float32 (B, C, H, W), in [-1, 1] up to what the model overshoots."""
+
+    part: int
+    parts: int
+    index: tuple[int, ...]
+    prompts: tuple[str, ...]
+    pictures: Tensor
+
+
+Event = Started | Stepped | Finished
+
+
+class Recording(Protocol):
+    """A recorded run that can be gone on with; `safelight.trace.Trace` is one."""
+
+    @property
+    def levels(self) -> Sequence[Level]: ...
+
+    def x(self, k: int) -> Tensor:
+        """x before step k."""
+        ...
+
+    def state(self, k: int) -> State:
+        """The sampler's memory before step k."""
+        ...
+
+    @property
+    def request(self) -> Request: ...
+
+
+def generate(model: Model, request: Request, *, recorded: Recording | None = None, first: int = 0) -> Iterator[Event]:
+    """Make the pictures of a request.
+
+    recorded, first: go on with a recorded run from its step `first` instead of beginning anew; the request may ask for another
+    prompt, guidance or sampler from there on (a fork), or be the recorded one (then the result is the recorded result, bit for bit).
+    Yields Started, Stepped (one a step) and Finished for every micro-batch. Model weights are not changed; no global random state
+    is used. Raises SpecError for requests the model cannot follow, and when a picture comes out non-finite.
+    """
+    asked = request.resolve(model)
+    prompts = asked.pictures
+    size = asked.micro_batch or len(prompts)
+    parts = -(-len(prompts) // size)
+    for part in range(parts):
+        rows = slice(part * size, min((part + 1) * size, len(prompts)))
+        mine = tuple(prompts[rows])
+        index = tuple(range(asked.index + rows.start, asked.index + rows.stop))
+        noise = Noise(asked.seed, index)
+        with torch.inference_mode():
+            stages = asked.task.stages(model, asked, mine, noise)
+            start = next(stages)
+        stage = 0
+        while True:
+            state: State | None = None
+            if recorded is not None:
+                start = start._replace(x=recorded.x(first)[rows].to(start.x.device, start.x.dtype), levels=_levels(model, recorded))
+                if recorded.request.sampler == asked.sampler:
+                    state = _rows(recorded.state(first), rows, start.x)
+            yield Started(asked, part, parts, stage, index, mine, tuple(start.levels), start.x, first)
+            x = start.x
+            for event in _steps(start, asked, noise, state, first, part, parts, stage):
+                x = event.step.x
+                yield event
+            try:
+                with torch.inference_mode():
+                    start = stages.send(x)
+            except StopIteration:
+                break
+            stage += 1
+        with torch.inference_mode():
+            pictures = model.codec.decode(x).float()
+        bad = (~torch.isfinite(pictures.flatten(1)).all(1)).nonzero().flatten().tolist()
+        if bad:
+            raise SpecError(f"picture {index[bad[0]]} came out non-finite (NaN or infinity): the model or its precision is at fault, nothing is saved")
+        yield Finished(part, parts, index, mine, pictures)
+
+
+def _steps(
+    start: Start, request: Resolved, noise: Noise, state: State | None, first: int, part: int, parts: int, stage: int
+) -> Iterator[Stepped]:
+    denoise = start.mix(branches(start.denoiser, start.conds, start.levels))
+    for bend in start.bends:
+        denoise = bend(denoise)
+    run = trajectory(denoise, start.x, start.levels, request.sampler, noise, state=state, first=first)
+    while True:
+        began = time.perf_counter()
+        # Entered anew for every step: a generator must not hold a mode over its yields.
+        with torch.inference_mode():
+            step = next(run, None)
+        if step is None:
+            return
+        yield Stepped(part, parts, stage, step, (time.perf_counter() - began) * 1000)
+
+
+def _levels(model: Model, recorded: Recording) -> list[Level]:
+    """The recorded levels as levels of the model's process, which solvers may ask for more."""
+    return [model.spec.process.at(level.t) for level in recorded.levels]
+
+
+def _rows(state: State, rows: slice, like: Tensor) -> Mapping[str, Tensor | float]:
+    return {k: v[rows].to(like.device, like.dtype) if isinstance(v, Tensor) else v for k, v in state.items()}
+
+
+__all__ = ["Event", "Finished", "Recording", "Request", "Resolved", "Started", "Stepped", "generate"]

@@ -1,0 +1,173 @@
+"""Grids: where a sampler's steps fall. `(process, n) -> n + 1` strictly decreasing times; the last is 0, the data."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from safelight.process import Process
+from safelight.spec import Spec, SpecError, parse
+
+
+class Grid(Spec, family="grid"):
+    """n steps through a process. `grid(process, n)` gives n + 1 times in [0, 1], float64, strictly decreasing, ending at 0."""
+
+    def places(self, process: Process, n: int) -> Tensor:
+        """The n positive times, decreasing."""
+        raise NotImplementedError(type(self).__name__)
+
+    def __call__(self, process: Process, n: int) -> Tensor:
+        """The times of n steps. Raises SpecError for n < 1, for more steps than a table has entries, or when two would coincide."""
+        if n < 1:
+            raise SpecError(f"steps: at least 1 is needed (given: {n})")
+        if process.entries is not None and n > process.entries:
+            raise SpecError(f"steps: {n} steps do not fit process '{process.kind}', a table of T = {process.entries} entries")
+        times = torch.cat([self.places(process, n), torch.zeros(1, dtype=torch.float64)])
+        if not bool((times[1:] < times[:-1]).all()):
+            raise SpecError(f"grid '{self.kind}' cannot place {n} distinct steps on process '{process.kind}': use fewer")
+        return times
+
+
+def _fractions(n: int, last: float) -> Tensor:
+    """n numbers from 1 down to `last`, evenly spaced; just 1 for n = 1."""
+    return torch.linspace(1.0, last, n, dtype=torch.float64) if n > 1 else torch.ones(1, dtype=torch.float64)
+
+
+def _entries(process: Process, index: Tensor) -> Tensor:
+    """Times of a table's integer entries, exactly: t = (i + 1) / T."""
+    assert process.entries is not None
+    return (index.to(torch.float64) + 1) / process.entries
+
+
+class Uniform(Grid, kind="uniform"):
+    """Even in t. On a table the integers nearest to linspace(T-1, 0, n) (what peers call linspace); else linspace(start, 0, n+1).
+
+    start: where a continuous process begins, in (0, 1].
+    """
+
+    start: float = Field(1.0, gt=0, le=1)
+
+    def places(self, process: Process, n: int) -> Tensor:
+        if process.entries is not None:
+            return _entries(process, ((process.entries - 1) * _fractions(n, 0.0)).round())
+        return self.start * torch.linspace(1, 0, n + 1, dtype=torch.float64)[:-1]
+
+
+class Leading(Grid, kind="leading"):
+    """Entries (n-1) r, ..., r, 0 with r = T // n (Lin et al. 2023, table 2): the stride of DDIM's code, which never starts at T - 1.
+
+    entries: how many a continuous process is cut into, since there "leading" has no meaning of its own.
+    """
+
+    entries: int = Field(1000, ge=1)
+
+    def places(self, process: Process, n: int) -> Tensor:
+        total = process.entries or self.entries
+        if n > total:
+            raise SpecError(f"steps: {n} steps do not fit grid 'leading' with entries = {total}")
+        index = torch.arange(n - 1, -1, -1) * (total // n)
+        return (index.to(torch.float64) + 1) / total
+
+
+class Trailing(Grid, kind="trailing"):
+    """Entries round(T - k T/n) - 1, k = 0..n-1 (Lin et al. 2023, table 2): starts at the last entry, where x_T was drawn.
+
+    On a continuous process that is even in t: 1, 1 - 1/n, ..., 1/n.
+    """
+
+    def places(self, process: Process, n: int) -> Tensor:
+        k = torch.arange(n, dtype=torch.float64)
+        if process.entries is not None:
+            return _entries(process, (process.entries - k * process.entries / n).round() - 1)
+        return 1 - k / n
+
+
+class _Ratios(Grid):
+    """Grids placed in s = sigma/alpha, from s_max down to s_min, then 0.
+
+    s_min, s_max: the ends, > 0; None takes the process's own (a table's first and last entry; sigma_min and sigma_max; 1e-3 and 1e3
+    for processes that reach 0 and infinity).
+    """
+
+    s_min: float | None = Field(None, gt=0)
+    s_max: float | None = Field(None, gt=0)
+
+    def ratios(self, low: float, high: float, n: int) -> Tensor:
+        """n values of s from `high` to `low`, decreasing."""
+        raise NotImplementedError(type(self).__name__)
+
+    def places(self, process: Process, n: int) -> Tensor:
+        low, high = process.ends
+        low, high = self.s_min or low, self.s_max or high
+        if low >= high:
+            raise SpecError(f"grid '{self.kind}': s_min ({low:g}) must be below s_max ({high:g})")
+        s = self.ratios(low, high, n)
+        return process.time(-2 * s.log())
+
+
+class Karras(_Ratios, kind="karras"):
+    """s_i = (s_max^(1/rho) + i/(n-1) (s_min^(1/rho) - s_max^(1/rho)))^rho (Karras et al. 2022, eq. 5)."""
+
+    rho: float = Field(7.0, gt=0)
+
+    def ratios(self, low: float, high: float, n: int) -> Tensor:
+        a, b = high ** (1 / self.rho), low ** (1 / self.rho)
+        return (b + (a - b) * _fractions(n, 0.0)) ** self.rho
+
+
+class LogSNR(_Ratios, kind="logsnr"):
+    """Even in log-SNR (Lu et al. 2022, DPM-Solver, section 3.4); peers call it exponential."""
+
+    def ratios(self, low: float, high: float, n: int) -> Tensor:
+        top, bottom = math.log(high), math.log(low)
+        return (bottom + (top - bottom) * _fractions(n, 0.0)).exp()
+
+
+class Rect(_Ratios, kind="rect"):
+    """Even in s / (1 + s), the time of a straight flow: from s_max to the data in n equal pieces.
+
+    Where the last of them would fall below s_min, the pieces end at s_min and a last step goes from there to the data.
+    """
+
+    def places(self, process: Process, n: int) -> Tensor:
+        low, high = process.ends
+        low, high = self.s_min or low, self.s_max or high
+        pure = self.s_max is None and float(process.alpha(1.0)) == 0
+        top = 1.0 if pure else high / (1 + high)  # a process that ends in nothing but noise is entered there
+        bottom = low / (1 + low)
+        if bottom >= top:
+            raise SpecError(f"grid '{self.kind}': s_min ({low:g}) must be below s_max ({high:g})")
+        last = top / n
+        u = torch.linspace(top, last if last >= bottom else bottom, n, dtype=torch.float64) if n > 1 else torch.tensor([top]).double()
+        s = u / (1 - u)
+        return process.time(-2 * s.log())
+
+
+class Shifted(Grid, kind="shifted"):
+    """t = shift u / (1 + (shift - 1) u), u even (Esser et al. 2024, eq. 23): shift > 1 spends more steps in the noise.
+
+    start: where it begins, in (0, 1].
+    """
+
+    shift: float = Field(3.0, gt=0)
+    start: float = Field(1.0, gt=0, le=1)
+
+    def places(self, process: Process, n: int) -> Tensor:
+        u = torch.linspace(1, 0, n + 1, dtype=torch.float64)[:-1]
+        return self.start * self.shift * u / (1 + (self.shift - 1) * u)
+
+
+def grid(process: Process | str, n: int, kind: Grid | str = "uniform") -> Tensor:
+    """The n + 1 times of n steps through a process, by default evenly spaced: `process.at(grid(process, n))` are the levels.
+
+    kind: a Grid or its name. Raises SpecError as `Grid.__call__` does.
+    """
+    spec, where = parse(kind, "grid"), parse(process, "process")
+    assert isinstance(spec, Grid) and isinstance(where, Process)
+    return spec(where, n)
+
+
+__all__ = ["Grid", "grid"]

@@ -1,0 +1,37 @@
+"""Dynamic thresholding."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from safelight.denoise import Denoise, Estimate
+from safelight.guide.base import Bend
+from safelight.process import Level
+
+
+class Threshold(Bend, kind="threshold"):
+    """x0 -> clip(x0, -m, m) / m, m = max(bound, the `percentile` quantile of |x0| over a picture) (Saharia et al. 2022, section 2.3).
+
+    bound: the data's range, 1 for pixels. percentile = 1 with a picture inside the range changes nothing; m is never below `bound`.
+    limit: m is not allowed above this (None as in the paper: no limit); limit = bound is plain clipping.
+    """
+
+    percentile: float = Field(0.995, gt=0, le=1)
+    bound: float = Field(1.0, gt=0)
+    limit: float | None = Field(None, gt=0)
+
+    def __call__(self, denoise: Denoise) -> Denoise:
+        def bent(x: Tensor, level: Level) -> Estimate:
+            estimate = denoise(x, level)
+            size = estimate.x0.abs().flatten(1)
+            # By sorting: torch.quantile refuses pictures of more than 16 million values.
+            k = max(1, min(size.shape[1], round(self.percentile * size.shape[1])))
+            m = torch.kthvalue(size, k, dim=1).values.clamp(min=self.bound)
+            if self.limit is not None:
+                m = m.clamp(max=max(self.limit, self.bound))
+            m = m.view(-1, *(1,) * (x.ndim - 1))
+            return estimate._replace(x0=estimate.x0.clamp(-m, m) * (self.bound / m))
+
+        return bent

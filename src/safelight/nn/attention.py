@@ -1,0 +1,282 @@
+"""Attention: every place looks at every other place, or at words."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from safelight.nn.norm import GroupNormSpec, Norm
+from safelight.spec import Spec, SpecError
+
+
+class Words(NamedTuple):
+    """What cross-attention needs of a text, computed once a run: k, v: (B, H, L, d); mask: (B, 1, 1, L) bool or None."""
+
+    k: Tensor
+    v: Tensor
+    mask: Tensor | None = None
+
+
+class Attention(Spec, family="attention"):
+    """What looks across space after a block. Residual: `x + f(x)`."""
+
+    def make(self, width: int, norm: Norm, context: int = 0) -> nn.Module | None:
+        """The module for `width` channels, or None; context: width of the text tokens it may look at (0: no text)."""
+        raise NotImplementedError(type(self).__name__)
+
+
+class NoAttention(Attention, kind="no-attention"):
+    """Nothing."""
+
+    def make(self, width: int, norm: Norm, context: int = 0) -> None:
+        """None."""
+
+
+class FullAttentionSpec(Attention, kind="full-attention"):
+    """`softmax(q k^T / sqrt(d)) v` over all places, pre-norm and residual. Vaswani et al. 2017, eq. 1.
+
+    `memory` learned key-value pairs join those of the picture (Sukhbaatar et al. 2019). `qk_norm` gives q and k unit root
+    mean square before the product (Dehghani et al. 2023), which keeps low precision stable.
+    """
+
+    heads: int | None = Field(None, ge=1, description="number of heads; none: width / head_width")
+    head_width: int = Field(32, ge=1, description="channels of a head")
+    bias: bool = Field(False, description="q, k and v have a bias")
+    memory: int = Field(0, ge=0, description="learned key-value pairs")
+    qk_norm: bool = Field(False, description="RMS-normalise q and k")
+
+    def make(self, width: int, norm: Norm, context: int = 0) -> nn.Module:
+        """A `FullAttention`. Raises SpecError when the head's width does not divide the width."""
+        heads = self.heads or _heads(width, self.head_width)
+        return FullAttention(width, heads, self.head_width, norm.make(width), self.bias, self.memory, self.qk_norm)
+
+
+class LinearAttentionSpec(Attention, kind="linear-attention"):
+    """Attention at a cost linear in the number of places: `softmax_d(q) (softmax_N(k)^T v) / sqrt(d)`. Shen et al. 2021, eq. 4.
+
+    Pre-norm and residual, with a norm after the output projection as in the annotated tutorials.
+    """
+
+    heads: int | None = Field(4, ge=1, description="number of heads; none: width / head_width")
+    head_width: int = Field(32, ge=1, description="channels of a head")
+    memory: int = Field(0, ge=0, description="learned key-value pairs")
+
+    def make(self, width: int, norm: Norm, context: int = 0) -> nn.Module:
+        """A `LinearAttention`. Raises SpecError when the head's width does not divide the width."""
+        heads = self.heads or _heads(width, self.head_width)
+        return LinearAttention(width, heads, self.head_width, norm.make(width), norm.make(width), self.memory)
+
+
+class TransformerSpec(Attention, kind="transformer"):
+    """The transformer of latent diffusion: self-attention, cross-attention to the text, GEGLU. Rombach et al. 2022, appendix E.2.1.
+
+    With no text (`context` 0) the cross-attention is left out.
+    """
+
+    heads: int | None = Field(None, ge=1, description="number of heads; none: width / head_width")
+    head_width: int = Field(32, ge=1, description="channels of a head")
+    depth: int = Field(1, ge=1, description="transformer blocks in a row")
+    qk_norm: bool = Field(False, description="RMS-normalise q and k")
+    norm: Norm = Field(GroupNormSpec(groups=32, eps=1e-6), description="the norm in front of all")
+
+    def make(self, width: int, norm: Norm, context: int = 0) -> nn.Module:
+        """A `SpatialTransformer`. Raises SpecError when the head's width does not divide the width."""
+        heads = self.heads or _heads(width, self.head_width)
+        return SpatialTransformer(width, heads, self.head_width, self.norm.make(width), self.depth, context, self.qk_norm)
+
+
+def _heads(width: int, head_width: int) -> int:
+    if width % head_width:
+        raise SpecError(f"attention.head_width: {head_width} does not divide {width} channels; choose a divisor, or set heads")
+    return width // head_width
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """(B, C, *space) -> (B, N, C); a view when x is channels-last."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def to_space(y: Tensor, like: Tensor) -> Tensor:
+    """(B, N, C) -> (B, C, *space of `like`); a view, channels-last."""
+    return y.transpose(1, 2).unflatten(2, like.shape[2:])
+
+
+class UnitRMS(nn.Module):
+    """`g * x / rms(x)` over the last dimension, in the type of x. Zhang and Sennrich 2019, eq. 4."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.g = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., C). Returns the same shape."""
+        return F.rms_norm(x, x.shape[-1:], self.g.to(x.dtype), eps=1e-6)  # (..., C)
+
+
+class Heads(nn.Module):
+    """Multi-head attention on sequences; q, k, v come from the caller's projections. Vaswani et al. 2017, section 3.2.2."""
+
+    def __init__(self, heads: int, head_width: int, qk_norm: bool = False) -> None:
+        super().__init__()
+        self.heads, self.head_width = heads, head_width
+        self.norm_q = UnitRMS(head_width) if qk_norm else nn.Identity()
+        self.norm_k = UnitRMS(head_width) if qk_norm else nn.Identity()
+
+    def query(self, q: Tensor) -> Tensor:
+        """(B, N, H d) -> (B, H, N, d), normed if asked."""
+        return self.norm_q(q.unflatten(2, (self.heads, self.head_width)).transpose(1, 2))
+
+    def key(self, k: Tensor) -> Tensor:
+        """(B, L, H d) -> (B, H, L, d), normed if asked."""
+        return self.norm_k(k.unflatten(2, (self.heads, self.head_width)).transpose(1, 2))
+
+    def value(self, v: Tensor) -> Tensor:
+        """(B, L, H d) -> (B, H, L, d)."""
+        return v.unflatten(2, (self.heads, self.head_width)).transpose(1, 2)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """q: (B, H, N, d). k, v: (B or 1, H, L, d). mask: (B or 1, 1, 1, L) True where a key counts. Returns (B, N, H d)."""
+        q, k = q.to(v.dtype), k.to(v.dtype)  # under autocast a norm may have left them wider
+        if len(k) != len(q):
+            k, v = k.expand(len(q), -1, -1, -1), v.expand(len(q), -1, -1, -1)  # (B, H, L, d)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, H, N, d)
+        return y.transpose(1, 2).flatten(2)  # (B, N, H d)
+
+
+class FullAttention(nn.Module):
+    """`x + out(softmax(q k^T / sqrt(d)) v)` with q, k, v from `norm(x)`; see `FullAttentionSpec`."""
+
+    def __init__(
+        self, width: int, heads: int, head_width: int, norm: nn.Module, bias: bool = False, memory: int = 0, qk_norm: bool = False
+    ) -> None:
+        super().__init__()
+        self.norm = norm
+        self.attend = Heads(heads, head_width, qk_norm)
+        self.qkv = nn.Linear(width, 3 * heads * head_width, bias=bias)
+        self.memory = nn.Parameter(torch.randn(2, heads, memory, head_width)) if memory else None
+        self.out = nn.Linear(heads * head_width, width)
+
+    def forward(self, x: Tensor, words: tuple[Words, ...] = ()) -> Tensor:
+        """x: (B, C, *space). Returns the same shape."""
+        q, k, v = self.qkv(to_tokens(self.norm(x))).chunk(3, dim=2)  # 3 x (B, N, H d)
+        q, k, v = self.attend.query(q), self.attend.key(k), self.attend.value(v)  # 3 x (B, H, N, d)
+        if self.memory is not None:
+            mk, mv = self.memory.to(v.dtype)[:, None].expand(-1, len(x), -1, -1, -1)  # 2 x (B, H, M, d)
+            k, v = torch.cat((mk.to(k.dtype), k), dim=2), torch.cat((mv, v), dim=2)  # 2 x (B, H, M + N, d)
+        return x + to_space(self.out(self.attend(q, k, v)), x)  # (B, C, *space)
+
+
+class LinearAttention(nn.Module):
+    """`x + norm(out(softmax_d(q) (softmax_N(k)^T v) / sqrt(d)))`; see `LinearAttentionSpec`."""
+
+    def __init__(
+        self, width: int, heads: int, head_width: int, norm: nn.Module, norm_out: nn.Module, memory: int = 0
+    ) -> None:
+        super().__init__()
+        self.heads, self.head_width = heads, head_width
+        self.norm, self.norm_out = norm, norm_out
+        self.qkv = nn.Linear(width, 3 * heads * head_width, bias=False)
+        self.memory = nn.Parameter(torch.randn(2, heads, memory, head_width)) if memory else None
+        self.out = nn.Linear(heads * head_width, width)
+
+    def forward(self, x: Tensor, words: tuple[Words, ...] = ()) -> Tensor:
+        """x: (B, C, *space). Returns the same shape."""
+        qkv = self.qkv(to_tokens(self.norm(x)))  # (B, N, 3 H d)
+        q, k, v = qkv.unflatten(2, (3, self.heads, self.head_width)).permute(2, 0, 3, 1, 4)  # 3 x (B, H, N, d)
+        if self.memory is not None:
+            mk, mv = self.memory.to(v.dtype)[:, None].expand(-1, len(x), -1, -1, -1)  # 2 x (B, H, M, d)
+            k, v = torch.cat((mk, k), dim=2), torch.cat((mv, v), dim=2)  # 2 x (B, H, M + N, d)
+        q = q.softmax(dim=3) * self.head_width**-0.5  # (B, H, N, d)
+        summary = k.softmax(dim=2).transpose(2, 3) @ v.to(k.dtype)  # (B, H, d, d): what each feature of k gathered over space
+        y = (q.to(summary.dtype) @ summary).transpose(1, 2).flatten(2)  # (B, N, H d)
+        return x + self.norm_out(to_space(self.out(y), x))  # (B, C, *space)
+
+
+class SpatialTransformer(nn.Module):
+    """`x + out(blocks(in(norm(x))))`, the blocks being `TransformerBlock`s on places as tokens; see `TransformerSpec`."""
+
+    def __init__(
+        self, width: int, heads: int, head_width: int, norm: nn.Module, depth: int = 1, context: int = 0, qk_norm: bool = False
+    ) -> None:
+        super().__init__()
+        inner = heads * head_width
+        self.norm = norm
+        self.proj_in = nn.Linear(width, inner)
+        self.blocks = nn.ModuleList(TransformerBlock(inner, heads, context, qk_norm) for _ in range(depth))
+        self.proj_out = nn.Linear(inner, width)
+        nn.init.zeros_(self.proj_out.weight)
+        nn.init.zeros_(self.proj_out.bias)
+
+    def read(self, tokens: Tensor, mask: Tensor | None) -> tuple[Words, ...]:
+        """tokens: (B, L, D), mask: (B, L). The keys and values of each block's cross-attention, which no picture changes."""
+        return tuple(block.cross.read(tokens, mask) for block in self.blocks if block.cross is not None)
+
+    def forward(self, x: Tensor, words: tuple[Words, ...] = ()) -> Tensor:
+        """x: (B, C, *space). words: from `read`, one a block. Returns the same shape as x."""
+        y = self.proj_in(to_tokens(self.norm(x)))  # (B, N, H d)
+        for i, block in enumerate(self.blocks):
+            y = block(y, words[i] if words else None)  # (B, N, H d)
+        return x + to_space(self.proj_out(y), x)  # (B, C, *space)
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm self-attention, cross-attention, feed-forward, each residual. Rombach et al. 2022, appendix E.2.1."""
+
+    def __init__(self, width: int, heads: int, context: int = 0, qk_norm: bool = False) -> None:
+        super().__init__()
+        self.attend = Heads(heads, width // heads, qk_norm)
+        self.norm1, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width) if context else None
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width)
+        self.cross = CrossAttention(width, heads, context, qk_norm) if context else None
+        self.feed = GEGLU(width)
+
+    def forward(self, y: Tensor, words: Words | None = None) -> Tensor:
+        """y: (B, N, C). words: the text's keys and values. Returns (B, N, C)."""
+        q, k, v = self.qkv(self.norm1(y)).chunk(3, dim=2)  # 3 x (B, N, C)
+        q, k, v = self.attend.query(q), self.attend.key(k), self.attend.value(v)  # 3 x (B, H, N, d)
+        y = y + self.out(self.attend(q, k, v))  # (B, N, C)
+        if self.cross is not None and self.norm2 is not None and words is not None:
+            y = y + self.cross(self.norm2(y), words)  # (B, N, C)
+        return y + self.feed(self.norm3(y))  # (B, N, C)
+
+
+class CrossAttention(nn.Module):
+    """`out(softmax(q(y) k(c)^T / sqrt(d)) v(c))`: places ask, words answer. Rombach et al. 2022, section 3.3."""
+
+    def __init__(self, width: int, heads: int, context: int, qk_norm: bool = False) -> None:
+        super().__init__()
+        self.attend = Heads(heads, width // heads, qk_norm)
+        self.q = nn.Linear(width, width, bias=False)
+        self.kv = nn.Linear(context, 2 * width, bias=False)
+        self.out = nn.Linear(width, width)
+
+    def read(self, tokens: Tensor, mask: Tensor | None = None) -> Words:
+        """tokens: (B, L, D). mask: (B, L) bool, True where a token counts. A text of which no token counts is read whole."""
+        k, v = self.kv(tokens).chunk(2, dim=2)  # 2 x (B, L, C)
+        if mask is not None:
+            mask = (mask | ~mask.any(dim=1, keepdim=True))[:, None, None, :]  # (B, 1, 1, L); softmax over nothing would be NaN
+        return Words(self.attend.key(k), self.attend.value(v), mask)  # (B, H, L, d)
+
+    def forward(self, y: Tensor, words: Words) -> Tensor:
+        """y: (B, N, C). Returns (B, N, C)."""
+        return self.out(self.attend(self.attend.query(self.q(y)), *words))  # (B, N, C)
+
+
+class GEGLU(nn.Module):
+    """`W3 (W1 y * gelu(W2 y))`, four times as wide inside. Shazeer 2020, eq. 6."""
+
+    def __init__(self, width: int, mult: int = 4) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, 2 * mult * width)
+        self.down = nn.Linear(mult * width, width)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """y: (B, N, C). Returns (B, N, C)."""
+        value, gate = self.up(y).chunk(2, dim=2)  # 2 x (B, N, 4 C)
+        return self.down(value * F.gelu(gate))  # (B, N, C)

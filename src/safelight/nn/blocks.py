@@ -1,0 +1,290 @@
+"""The blocks of a U-Net: what happens at one resolution, and how resolutions change.
+
+A block maps (B, C_in, *space) to (B, C_out, *space) and is told of the noise level through `told` (B or 1, block.told): a linear
+map of the time embedding, which the network makes, so that it can be tabulated over a run.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from safelight.nn.norm import Norm
+from safelight.spec import Spec
+
+_CONV: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_CONV_T: dict[int, type[nn.ConvTranspose1d] | type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
+    1: nn.ConvTranspose1d,
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
+}
+
+
+def conv(dims: int, inp: int, out: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Module:
+    """A convolution over `dims` dimensions of space with (kernel - 1) // 2 of zeros around: an odd kernel keeps the size."""
+    if kernel == 1 and stride == 1 and groups == 1:
+        return Pointwise(inp, out)
+    return _CONV[dims](inp, out, kernel, stride=stride, padding=(kernel - 1) // 2, groups=groups)
+
+
+class Pointwise(nn.Linear):
+    """A 1x1 convolution as the matrix product it is: `y = W x + b` at each place. No copy when x is channels-last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C_in, *space). Returns (B, C_out, *space), channels-last."""
+        return F.linear(x.movedim(1, -1), self.weight, self.bias).movedim(-1, 1)  # (B, C_out, *space)
+
+
+def spread(v: Tensor, like: Tensor) -> Tensor:
+    """(B or 1, C) -> (B or 1, C, 1, ...), to broadcast over the space of `like`."""
+    return v.reshape(*v.shape, *(1,) * (like.ndim - 2))
+
+
+class Block(Spec, family="block"):
+    """A block's architecture. `gelu`: the activation in front of the map that tells it the time (GELU, else SiLU)."""
+
+    gelu: bool = False
+
+    def make(self, dims: int, inp: int, out: int, norm: Norm, timed: bool = True) -> TimedBlock:
+        """The module from `inp` to `out` channels; `timed` False: it is not told the noise level."""
+        raise NotImplementedError(type(self).__name__)
+
+
+class ResnetSpec(Block, kind="resnet"):
+    """Norm, SiLU, convolution, twice, with a residual: the block of DDPM (Ho et al. 2020, appendix B).
+
+    The time is added between the convolutions, or scales and shifts the second norm (`scale_shift`; Dhariwal and Nichol 2021,
+    eq. 5). `zero` starts each block as the identity.
+    """
+
+    scale_shift: bool = Field(True, description="the time scales and shifts the second norm, else it is added")
+    dropout: float = Field(0.0, ge=0, lt=1, description="before the last convolution")
+    zero: bool = Field(True, description="the last convolution starts at zero")
+
+    def make(self, dims: int, inp: int, out: int, norm: Norm, timed: bool = True) -> TimedBlock:
+        """A `ResnetBlock`."""
+        return ResnetBlock(dims, inp, out, norm.make(inp), norm.make(out), timed, self.scale_shift, self.dropout, self.zero)
+
+
+class PostNormResnetSpec(Block, kind="resnet-postnorm"):
+    """Convolution, norm, SiLU, twice, with a residual: the block of the tutorials that followed DDPM's first ports.
+
+    The time scales and shifts the first norm, or is added after it.
+    """
+
+    scale_shift: bool = Field(True, description="the time scales and shifts the first norm, else it is added after it")
+    dropout: float = Field(0.0, ge=0, lt=1, description="between the two halves")
+
+    def make(self, dims: int, inp: int, out: int, norm: Norm, timed: bool = True) -> TimedBlock:
+        """A `PostNormResnetBlock`."""
+        return PostNormResnetBlock(dims, inp, out, norm.make(out), norm.make(out), timed, self.scale_shift, self.dropout)
+
+
+class ConvNextSpec(Block, kind="convnext"):
+    """Depthwise 7x7, norm, 3x3 to `mult` times the width, GELU, norm, 3x3 back, with a residual.
+
+    The annotated tutorials' form of ConvNeXt (Liu et al. 2022, figure 4), which keeps 3x3 where the paper has 1x1.
+    """
+
+    gelu: bool = True
+    mult: int = Field(2, ge=1, description="how much wider inside")
+    kernel: int = Field(7, ge=1, description="size of the depthwise convolution, odd")
+    dropout: float = Field(0.0, ge=0, lt=1, description="before the last convolution")
+
+    def make(self, dims: int, inp: int, out: int, norm: Norm, timed: bool = True) -> TimedBlock:
+        """A `ConvNextBlock`."""
+        wide = out * self.mult
+        return ConvNextBlock(dims, inp, out, wide, norm.make(inp), norm.make(wide), timed, self.kernel, self.dropout)
+
+
+class TimedBlock(nn.Module):
+    """A block that hears `told` numbers a picture about the noise level (0: none)."""
+
+    told: int = 0
+
+
+class ResnetBlock(TimedBlock):
+    """`x + conv(silu(norm(conv(silu(norm(x))) [+ time]) [* (1 + scale) + shift]))`; see `ResnetSpec`."""
+
+    def __init__(
+        self,
+        dims: int,
+        inp: int,
+        out: int,
+        norm1: nn.Module,
+        norm2: nn.Module,
+        timed: bool = True,
+        scale_shift: bool = True,
+        dropout: float = 0.0,
+        zero: bool = False,
+    ) -> None:
+        super().__init__()
+        self.scale_shift = scale_shift
+        self.told = (2 * out if scale_shift else out) if timed else 0
+        self.norm1, self.conv1 = norm1, conv(dims, inp, out)
+        self.norm2, self.conv2 = norm2, conv(dims, out, out)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.short = conv(dims, inp, out, 1) if inp != out else nn.Identity()
+        if zero:
+            for p in self.conv2.parameters():
+                nn.init.zeros_(p)
+
+    def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:
+        """x: (B, C_in, *space). told: (B or 1, self.told). Returns (B, C_out, *space)."""
+        h = self.conv1(F.silu(self.norm1(x)))  # (B, C_out, *space)
+        if told is None:
+            h = self.norm2(h)  # (B, C_out, *space)
+        elif self.scale_shift:
+            scale, shift = spread(told, h).chunk(2, dim=1)  # 2 x (B or 1, C_out, 1..)
+            h = torch.addcmul(shift, self.norm2(h), 1 + scale)  # (B, C_out, *space)
+        else:
+            h = self.norm2(h + spread(told, h))  # (B, C_out, *space)
+        return self.short(x) + self.conv2(self.dropout(F.silu(h)))  # (B, C_out, *space)
+
+
+class PostNormResnetBlock(TimedBlock):
+    """`x + silu(norm(conv(silu(norm(conv(x)) * (1 + scale) + shift))))`; see `PostNormResnetSpec`."""
+
+    def __init__(
+        self,
+        dims: int,
+        inp: int,
+        out: int,
+        norm1: nn.Module,
+        norm2: nn.Module,
+        timed: bool = True,
+        scale_shift: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.scale_shift = scale_shift
+        self.told = (2 * out if scale_shift else out) if timed else 0
+        self.conv1, self.norm1 = conv(dims, inp, out), norm1
+        self.conv2, self.norm2 = conv(dims, out, out), norm2
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.short = conv(dims, inp, out, 1) if inp != out else nn.Identity()
+
+    def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:
+        """x: (B, C_in, *space). told: (B or 1, self.told). Returns (B, C_out, *space)."""
+        h = self.norm1(self.conv1(x))  # (B, C_out, *space)
+        if told is None:
+            h = F.silu(h)  # (B, C_out, *space)
+        elif self.scale_shift:
+            scale, shift = spread(told, h).chunk(2, dim=1)  # 2 x (B or 1, C_out, 1..)
+            h = F.silu(torch.addcmul(shift, h, 1 + scale))  # (B, C_out, *space)
+        else:
+            h = F.silu(h) + spread(told, h)  # (B, C_out, *space)
+        return self.short(x) + F.silu(self.norm2(self.conv2(self.dropout(h))))  # (B, C_out, *space)
+
+
+class ConvNextBlock(TimedBlock):
+    """`x + conv(norm(gelu(conv(norm(depthwise(x) + time)))))`; see `ConvNextSpec`."""
+
+    def __init__(
+        self,
+        dims: int,
+        inp: int,
+        out: int,
+        wide: int,
+        norm1: nn.Module,
+        norm2: nn.Module,
+        timed: bool = True,
+        kernel: int = 7,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.told = inp if timed else 0
+        self.depthwise = conv(dims, inp, inp, kernel, groups=inp)
+        self.norm1, self.conv1 = norm1, conv(dims, inp, wide)
+        self.norm2, self.conv2 = norm2, conv(dims, wide, out)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.short = conv(dims, inp, out, 1) if inp != out else nn.Identity()
+
+    def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:
+        """x: (B, C_in, *space). told: (B or 1, C_in). Returns (B, C_out, *space)."""
+        h = self.depthwise(x)  # (B, C_in, *space)
+        if told is not None:
+            h = h + spread(told, h)  # (B, C_in, *space)
+        h = F.gelu(self.conv1(self.norm1(h)))  # (B, wide, *space)
+        return self.short(x) + self.conv2(self.dropout(self.norm2(h)))  # (B, C_out, *space)
+
+
+class Down(Spec, family="down"):
+    """How a U-Net halves the resolution."""
+
+    def make(self, dims: int, inp: int, out: int) -> nn.Module:
+        """The module (B, inp, *space) -> (B, out, *space / 2), for even sizes."""
+        raise NotImplementedError(type(self).__name__)
+
+
+class ConvDown(Down, kind="conv-down"):
+    """A convolution of stride 2 with one zero around: kernel 3 as in DDPM, 4 as in the first tutorial."""
+
+    kernel: int = Field(3, ge=3, le=4, description="3 or 4")
+
+    def make(self, dims: int, inp: int, out: int) -> nn.Module:
+        """The strided convolution."""
+        return conv(dims, inp, out, self.kernel, stride=2)
+
+
+class UnshuffleDown(Down, kind="unshuffle-down"):
+    """Each 2x2 square of pixels becomes channels, then a 1x1 convolution. Shi et al. 2016, eq. 4, inverted."""
+
+    def make(self, dims: int, inp: int, out: int) -> nn.Module:
+        """An `Unshuffle`."""
+        return Unshuffle(dims, inp, out)
+
+
+class Up(Spec, family="up"):
+    """How a U-Net doubles the resolution."""
+
+    def make(self, dims: int, inp: int, out: int) -> nn.Module:
+        """The module (B, inp, *space) -> (B, out, *space * 2)."""
+        raise NotImplementedError(type(self).__name__)
+
+
+class NearestUp(Up, kind="nearest-up"):
+    """Each pixel becomes 2x2 equal ones, then a 3x3 convolution: no checkerboard. Odena et al. 2016."""
+
+    def make(self, dims: int, inp: int, out: int) -> nn.Module:
+        """A `Nearest`."""
+        return Nearest(dims, inp, out)
+
+
+class TransposedUp(Up, kind="transposed-up"):
+    """A transposed convolution, kernel 4, stride 2, as in the first tutorial."""
+
+    def make(self, dims: int, inp: int, out: int) -> nn.Module:
+        """The transposed convolution."""
+        return _CONV_T[dims](inp, out, 4, stride=2, padding=1)
+
+
+class Unshuffle(nn.Module):
+    """`y = W unshuffle(x) + b`, where unshuffle puts the 2^dims places of a cell into channels, channel c's together."""
+
+    def __init__(self, dims: int, inp: int, out: int) -> None:
+        super().__init__()
+        self.proj = Pointwise(inp * 2**dims, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, *space), even sizes. Returns (B, C_out, *space / 2)."""
+        dims = x.ndim - 2
+        for i in range(dims):
+            x = x.unflatten(2 + 2 * i, (-1, 2))  # (B, C, h, 2, w, 2)
+        order = (0, *(2 + 2 * i for i in range(dims)), 1, *(3 + 2 * i for i in range(dims)))
+        y = x.permute(order).flatten(1 + dims)  # (B, *space / 2, 2^dims C)
+        return self.proj(y.movedim(-1, 1))  # (B, C_out, *space / 2)
+
+
+class Nearest(nn.Module):
+    """`y = conv(nearest(x))`, nearest doubling every dimension of space."""
+
+    def __init__(self, dims: int, inp: int, out: int) -> None:
+        super().__init__()
+        self.conv = conv(dims, inp, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, *space). Returns (B, C_out, *space * 2)."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # (B, C_out, *space * 2)

@@ -1,0 +1,199 @@
+"""CLIP's two towers, and the pair that puts texts and pictures into one space.
+
+Radford et al. 2021, "Learning transferable visual models from natural language supervision", sections 2.3-2.5. The same modules
+serve as the text encoders of Stable Diffusion (weights of transformers' `CLIPTextModel` fit name by name, see the map in
+tests/nn/test_clip.py) and as small ones trained here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class QuickGELU(nn.Module):
+    """x sigmoid(1.702 x): the approximation of GELU that OpenAI's CLIP was trained with (Hendrycks and Gimpel 2016, section 2)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+class Attention(nn.Module):
+    """softmax(q k^T / sqrt(d)) v over `heads` heads with biases everywhere. x: (B, L, W); mask: (B, 1, 1 or L, L) bool or None."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"{heads} heads do not divide a width of {width}")
+        self.heads = heads
+        self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))  # (B, h, L, d)
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)  # (B, h, L, d)
+        return self.out(h.transpose(1, 2).flatten(2))  # (B, L, W)
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x)), the MLP four times as wide."""
+
+    def __init__(self, width: int, heads: int, quick: bool) -> None:
+        super().__init__()
+        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.fc1, self.act, self.fc2 = nn.Linear(width, 4 * width), QuickGELU() if quick else nn.GELU(), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        x = x + self.attention(self.norm1(x), mask, causal)
+        return x + self.fc2(self.act(self.fc1(self.norm2(x))))  # (B, L, W)
+
+
+def initialise(blocks: nn.ModuleList, width: int) -> None:
+    """The published initialisation (CLIP's section 2.4 after GPT-2): normal, residual outputs smaller by sqrt(2 layers)."""
+    attention, residual, mlp = width**-0.5, width**-0.5 * (2 * max(1, len(blocks))) ** -0.5, (2 * width) ** -0.5
+    for block in blocks:
+        for layer, std in (
+            (block.attention.q, attention),
+            (block.attention.k, attention),
+            (block.attention.v, attention),
+            (block.attention.out, residual),
+            (block.fc1, mlp),
+            (block.fc2, residual),
+        ):
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
+
+
+class TextTower(nn.Module):
+    """Ids (B, L) -> the states of every token (B, L, width) and that of the closing one (B, width), after the last norm.
+
+    vocabulary: how many ids. length: positions there are, L <= length. end: the id that closes a text; its first occurrence
+    is where the pooled state is read. quick: QuickGELU. causal: a token sees itself and those before (as published); otherwise
+    every token sees the whole text up to `end`, and the states behind it mean nothing.
+    """
+
+    def __init__(
+        self, vocabulary: int, width: int, layers: int, heads: int, length: int, end: int, quick: bool = False, causal: bool = True
+    ) -> None:
+        super().__init__()
+        self.length, self.end, self.causal = length, end, causal
+        self.token = nn.Embedding(vocabulary, width)
+        self.position = nn.Parameter(torch.empty(length, width))
+        self.blocks = nn.ModuleList(Block(width, heads, quick) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        nn.init.normal_(self.token.weight, std=0.02)
+        nn.init.normal_(self.position, std=0.01)
+        initialise(self.blocks, width)
+
+    def forward(self, ids: Tensor, skip: int = 0) -> tuple[Tensor, Tensor]:
+        """skip: leave out the last blocks ("clip skip" minus one); the last norm applies all the same. Raises ValueError if too long."""
+        if ids.shape[1] > self.length:
+            raise ValueError(f"{ids.shape[1]} tokens do not fit a window of {self.length}: tokenize in windows of {self.length}")
+        close = (ids == self.end).int().argmax(-1)  # (B,) the first `end`
+        mask = None
+        if not self.causal:
+            mask = (torch.arange(ids.shape[1], device=ids.device) <= close[:, None])[:, None, None]  # (B, 1, 1, L)
+        h = self.token(ids) + self.position[: ids.shape[1]]  # (B, L, W)
+        for block in self.blocks[: len(self.blocks) - skip]:
+            h = block(h, mask, self.causal)  # (B, L, W)
+        h = self.norm(h)
+        return h, h[torch.arange(len(h), device=h.device), close]  # (B, L, W), (B, W)
+
+
+class ImageTower(nn.Module):
+    """Pictures (B, channels, size, size) -> the states of class token and patches (B, 1 + n, width), and the pooled one (B, width).
+
+    A vision transformer (Dosovitskiy et al. 2021) with CLIP's extra norm before the blocks; the pooled state is the class token's
+    after the last norm.
+    """
+
+    def __init__(self, channels: int, size: int, patch: int, width: int, layers: int, heads: int, quick: bool = False) -> None:
+        super().__init__()
+        if size % patch:
+            raise ValueError(f"patches of {patch} do not divide a picture of {size}")
+        self.size = size
+        self.patches = nn.Conv2d(channels, width, patch, stride=patch, bias=False)
+        self.first = nn.Parameter(torch.empty(width))
+        self.position = nn.Parameter(torch.empty((size // patch) ** 2 + 1, width))
+        self.before = nn.LayerNorm(width)
+        self.blocks = nn.ModuleList(Block(width, heads, quick) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        nn.init.normal_(self.first, std=width**-0.5)
+        nn.init.normal_(self.position, std=width**-0.5)
+        initialise(self.blocks, width)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """The input of the blocks: (B, 1 + n, width)."""
+        if x.shape[-2:] != (self.size, self.size):
+            raise ValueError(f"a picture of {x.shape[-2]}x{x.shape[-1]} where {self.size}x{self.size} is expected: resize it")
+        h = self.patches(x).flatten(2).transpose(1, 2)  # (B, n, W)
+        first = self.first.to(h.dtype).expand(len(h), 1, -1)  # (B, 1, W)
+        return self.before(torch.cat([first, h], 1) + self.position)  # (B, 1 + n, W)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.embed(x)
+        for block in self.blocks:
+            h = block(h)  # (B, 1 + n, W)
+        return h, self.norm(h[:, 0])  # (B, 1 + n, W), (B, W)
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """The state after every block, each (B, 1 + n, width): the layers of a perceptual distance."""
+        h, out = self.embed(x), []
+        for block in self.blocks:
+            h = block(h)
+            out.append(h)
+        return out
+
+
+class Similarity(NamedTuple):
+    """logits: (B, N) scaled similarities of B things to N others. probability: (B, N) their softmax over the N."""
+
+    logits: Tensor
+    probability: Tensor
+
+
+class Pair(nn.Module):
+    """The picture tower and the two linear maps that put pooled texts (B, words) and pictures on one unit sphere of `space` dimensions.
+
+    s(x, y) = exp(scale) <picture(x), text(y)>; `scale` is the logarithm of the inverse temperature, learned, begun at
+    ln(1 / 0.07), kept at or below ln 100 (section 2.5).
+    """
+
+    def __init__(self, words: int, image: ImageTower, space: int) -> None:
+        super().__init__()
+        self.image = image
+        self.text_out = nn.Linear(words, space, bias=False)
+        self.image_out = nn.Linear(image.first.shape[0], space, bias=False)
+        self.scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        for layer in (self.text_out, self.image_out):
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+
+    def embed_text(self, pooled: Tensor) -> Tensor:
+        """pooled: (B, words), a text tower's -> (B, space) of length 1, float32."""
+        return F.normalize(self.text_out(pooled).float(), dim=-1)
+
+    def embed_image(self, x: Tensor) -> Tensor:
+        """x: (B, C, size, size) in [-1, 1] -> (B, space) of length 1, float32."""
+        return F.normalize(self.image_out(self.image(x)[1]).float(), dim=-1)
+
+    def compare(self, images: Tensor, texts: Tensor) -> Similarity:
+        """images: (B, space), texts: (N, space), both embedded. Zero-shot classification is this with a text per class."""
+        logits = self.scale.clamp(max=math.log(100.0)).exp() * images @ texts.T  # (B, N)
+        return Similarity(logits, logits.softmax(-1))
+
+    def contrast(self, images: Tensor, texts: Tensor, same: Tensor | None = None) -> Tensor:
+        """The symmetric cross-entropy of a batch of pairs, one value a pair (B,); its mean is CLIP's loss (figure 3 there).
+
+        same: (B, B) bool, True where picture i and text j belong together although i != j, because two captions of the batch
+        are equal; the target is then shared evenly (without this, chance repeats among few captions are trained apart).
+        """
+        logits = self.compare(images, texts).logits  # (B, B)
+        eye = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+        target = (eye if same is None else same | eye).to(logits.dtype)
+        rows = -(target / target.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1)  # (B,)
+        columns = -(target / target.sum(0, keepdim=True) * logits.log_softmax(0)).sum(0)  # (B,)
+        return (rows + columns) / 2

@@ -1,0 +1,87 @@
+"""Noise: every random draw of sampling, keyed by (seed, image, purpose, level) through a counter-based integer stream.
+
+Image i draws the same numbers alone, in any batch, in any order, at any step count and on any device, because a draw depends on
+nothing but its key: Philox-4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") on the CPU. The integers
+are bit-identical everywhere; the normals made of them agree to rounding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from safelight.process import Level
+from safelight.spec import SpecError
+
+_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_W0, _W1 = 0x9E3779B9, 0xBB67AE85
+_LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
+_ROUNDS = 10
+# Times that agree to this are one level, so that a last bit of rounding in a schedule does not change the draw.
+_TICKS = 10**9
+
+
+def philox(key: tuple[int, int], c0: np.ndarray, c1: np.ndarray, c2: int, c3: int) -> np.ndarray:
+    """The Philox-4x32-10 block function over arrays of counters.
+
+    key: two 32-bit words. c0, c1: uint64 arrays holding 32-bit counter words, of one shape; c2, c3: the other two words.
+    Returns uint32 of shape (*shape, 4).
+    """
+    x0, x1 = c0.astype(np.uint64), c1.astype(np.uint64)
+    x2, x3 = np.full_like(x0, c2), np.full_like(x0, c3)
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        p0, p1 = _M0 * x0, _M1 * x2
+        x0, x1, x2, x3 = (p1 >> _32) ^ x1 ^ np.uint64(k0), p1 & _LOW, (p0 >> _32) ^ x3 ^ np.uint64(k1), p0 & _LOW
+        k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
+    return np.stack([x0, x1, x2, x3], axis=-1).astype(np.uint32)
+
+
+class Noise:
+    """The random draws of a run of sampling.
+
+    seed: any integer. index: the number of each image of the batch, in order (or how many, then 0, 1, 2, ...).
+    """
+
+    def __init__(self, seed: int, index: Iterable[int] | int | None = None) -> None:
+        self.seed = int(seed)
+        numbers = range(index) if isinstance(index, int) else index
+        self.index = None if numbers is None else tuple(int(i) for i in numbers)
+        if self.index is not None and any(not 0 <= i < 2**32 for i in self.index):
+            raise SpecError("an image's index lies in 0..2^32-1")
+
+    def words(self, purpose: str, now: Level | None, to: Level | None, count: int, batch: int) -> np.ndarray:
+        """(batch, count) uint32: the integer stream itself. Raises SpecError when the batch is not that of `index`."""
+        index = self.index if self.index is not None else tuple(range(batch))
+        if len(index) != batch:
+            raise SpecError(f"noise is for {len(index)} images, the batch has {batch}")
+        times = [-1 if level is None else round(float(level.t) * _TICKS) for level in (now, to)]
+        text = b"safelight noise 1" + purpose.encode() + b"\0" + struct.pack("<qq", *times) + str(self.seed).encode()
+        k0, k1, c2, c3 = struct.unpack("<4I", hashlib.blake2b(text, digest_size=16).digest())
+        blocks = -(-count // 4)
+        c0 = np.broadcast_to(np.arange(blocks, dtype=np.uint64), (batch, blocks))
+        c1 = np.broadcast_to(np.asarray(index, dtype=np.uint64)[:, None], (batch, blocks))
+        return philox((k0, k1), c0, c1, c2, c3).reshape(batch, blocks * 4)[:, :count]
+
+    def uniform(self, purpose: str, now: Level | None, to: Level | None, like: Tensor) -> Tensor:
+        """Uniform draws in (0, 1), of the shape, device and dtype of `like` (B, ...): (word + 1/2) / 2^32."""
+        count = like[0].numel() if len(like) else 0
+        u = (self.words(purpose, now, to, count, len(like)) + 0.5) / 2.0**32
+        return torch.from_numpy(u).reshape(like.shape).to(like.device, like.dtype)
+
+    def normal(self, purpose: str, now: Level | None, to: Level | None, like: Tensor) -> Tensor:
+        """Standard normal draws of the shape, device and dtype of `like` (B, ...), by Box and Muller 1958 from pairs of words.
+
+        purpose: what it is for ("start", "step", ...); draws for different purposes are independent. now, to: the step's levels.
+        """
+        count = like[0].numel() if len(like) else 0
+        pairs = -(-count // 2)
+        u = (self.words(purpose, now, to, 2 * pairs, len(like)) + 0.5) / 2.0**32
+        radius, angle = np.sqrt(-2 * np.log(u[:, :pairs])), 2 * np.pi * u[:, pairs:]
+        draws = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :count]
+        return torch.from_numpy(draws).reshape(like.shape).to(like.device, like.dtype)

@@ -1,0 +1,78 @@
+"""Level: one noise level. The only place where broadcasting over pictures happens."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from safelight.spec import SpecError
+
+if TYPE_CHECKING:
+    from safelight.process.base import Process
+
+
+class _Level(NamedTuple):
+    t: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    process: Process | None = None
+
+
+class Level(_Level):
+    """A noise level, or a vector of them: x_t = alpha x_0 + sigma eps (Kingma et al. 2021, VDM, eq. 1).
+
+    t: time in [0, 1], 0 = data. alpha: what is kept of the picture, in [0, 1]. sigma: how much noise is added, >= 0.
+    All three are float64 tensors of one shape: () for a level, (B,) for a level per picture, (n+1,) for a whole grid.
+    process: whose level it is, when known; needed only by solvers that ask for levels between those of the grid.
+    """
+
+    @property
+    def logsnr(self) -> Tensor:
+        """log(alpha^2 / sigma^2): +inf at the data, -inf where alpha = 0."""
+        return 2 * (self.alpha.log() - self.sigma.log())
+
+    @property
+    def ratio(self) -> Tensor:
+        """s = sigma / alpha, the noise relative to the picture: 0 at the data, +inf where alpha = 0."""
+        return self.sigma / self.alpha
+
+    @cached_property
+    def floats(self) -> tuple[float, float, float]:
+        """(alpha, sigma, s) of a single level as Python floats, computed once: a solver's arithmetic costs no tensor calls.
+
+        Raises SpecError for a vector of levels.
+        """
+        if self.t.numel() != 1:
+            raise SpecError(f"one level is needed here, not {self.t.numel()}; a grid is split by .split()")
+        alpha, sigma = float(self.alpha), float(self.sigma)
+        return alpha, sigma, sigma / alpha if alpha > 0 else math.inf
+
+    def like(self, x: Tensor) -> Level:
+        """This level ready to multiply x (B, C, *space): on its device, in its dtype but at least float32.
+
+        A single level stays a scalar; one level a picture becomes (B, 1, ..., 1).
+        """
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        shape = (-1, *(1,) * (x.ndim - 1)) if self.t.ndim else ()
+        t, alpha, sigma = (v.to(x.device, dtype).view(shape) for v in self[:3])
+        return Level(t, alpha, sigma, self.process)
+
+    def split(self) -> list[Level]:
+        """The single levels of a vector of levels, in order."""
+        if not self.t.ndim:
+            return [self]
+        return [Level(t, a, s, self.process) for t, a, s in zip(self.t, self.alpha, self.sigma, strict=True)]
+
+    def moved(self, ratio: float) -> Level:
+        """The level of the same process whose s = sigma / alpha is `ratio` (the nearest one that the process has).
+
+        Raises SpecError when the level knows no process (build levels with `process.at`).
+        """
+        if self.process is None:
+            raise SpecError("a level between two others was asked for, but the levels know no process: make them with process.at(t)")
+        logsnr = -2 * math.log(ratio) if ratio > 0 else math.inf
+        return self.process.at(self.process.time(torch.tensor(logsnr, dtype=torch.float64)))

@@ -1,0 +1,113 @@
+"""Ancestral samplers: predict the picture, keep some of the predicted noise, add fresh noise. DDPM, DDIM, Euler ancestral.
+
+All are one formula with different amounts of fresh noise (Song et al. 2021, DDIM, eq. 12, for any alpha and sigma):
+
+    x' = alpha' x0 + sqrt(sigma'^2 - std^2) eps + std n,     eps = (x - alpha x0) / sigma
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from safelight.denoise import Denoise, Estimate
+from safelight.process import Level
+from safelight.sample.base import Draws, Sampler, State
+from safelight.spec import SpecError
+
+
+def shrink(now: Level, to: Level) -> float:
+    """r = s'/s in [0, 1): how much of the noise-to-signal ratio a step leaves. 0 where alpha = 0 or sigma' = 0."""
+    return to.floats[2] / now.floats[2]
+
+
+class DDIM(Sampler, kind="ddim"):
+    """std = eta sigma' sqrt(1 - r^2), r = s'/s (Song et al. 2021, DDIM, eq. 16).
+
+    eta = 0: deterministic, order 1 (the exponential Euler step). eta = 1 over all entries of a table: DDPM with its small variance.
+    """
+
+    eta: float = Field(0.0, ge=0, le=1)
+
+    @property
+    def stochastic(self) -> bool:
+        return self.eta > 0
+
+    def step(
+        self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
+    ) -> tuple[Tensor, State, Estimate]:
+        estimate = denoise(x, now)
+        alpha, sigma, _ = now.floats
+        alpha_to, sigma_to, _ = to.floats
+        std = self.eta * sigma_to * math.sqrt(1 - shrink(now, to) ** 2) if self.eta else 0.0
+        keep = math.sqrt(max(sigma_to**2 - std**2, 0.0)) / sigma
+        out = (x * keep).add_(estimate.x0, alpha=alpha_to - keep * alpha)
+        if std:
+            out.add_(self.draw(noise, "step", now, to, x), alpha=std)
+        return out, state, estimate
+
+
+class EulerAncestral(Sampler, kind="euler-ancestral"):
+    """Euler to s_down, then noise up to s' (Crowson, k-diffusion, `sample_euler_ancestral`, for any alpha and sigma):
+
+    s_up = eta s' sqrt(1 - r^2), s_down = sqrt(s'^2 - s_up^2), z' = z + (s_down - s)(z - x0)/s + s_up n, where z = x / alpha.
+    """
+
+    eta: float = Field(1.0, ge=0, le=1)
+
+    @property
+    def stochastic(self) -> bool:
+        return self.eta > 0
+
+    def step(
+        self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
+    ) -> tuple[Tensor, State, Estimate]:
+        estimate = denoise(x, now)
+        alpha, sigma, _ = now.floats
+        alpha_to, _, s_to = to.floats
+        fresh = 1 - shrink(now, to) ** 2
+        down = s_to * math.sqrt(max(1 - self.eta**2 * fresh, 0.0))
+        # z_down = x0 + s_down eps, and alpha' z_down in terms of x and x0:
+        keep = alpha_to * down / sigma
+        out = (x * keep).add_(estimate.x0, alpha=alpha_to - keep * alpha)
+        up = alpha_to * self.eta * s_to * math.sqrt(fresh)
+        if up:
+            out.add_(self.draw(noise, "step", now, to, x), alpha=up)
+        return out, state, estimate
+
+
+class DDPM(Sampler, kind="ddpm"):
+    """The posterior q(x' | x, x0) with x0 predicted (Ho et al. 2020, eq. 6-7, for any pair of levels):
+
+    mean = (alpha/alpha') (sigma'^2/sigma^2) x + alpha' (1 - r^2) x0,  r = s'/s
+    variance: `small` sigma'^2 (1 - r^2) (the posterior's own), `large` sigma^2 (1 - r^2) (that of the forward step), or `learned`
+    exp(f log large + (1 - f) log small) with the network's fraction f (Nichol and Dhariwal 2021, eq. 15).
+    """
+
+    variance: Literal["small", "large", "learned"] = "small"
+
+    @property
+    def stochastic(self) -> bool:
+        return True
+
+    def step(
+        self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
+    ) -> tuple[Tensor, State, Estimate]:
+        estimate = denoise(x, now)
+        alpha, sigma, _ = now.floats
+        alpha_to, sigma_to, _ = to.floats
+        fresh = 1 - shrink(now, to) ** 2
+        out = (x * (alpha / alpha_to * (sigma_to / sigma) ** 2)).add_(estimate.x0, alpha=alpha_to * fresh)
+        if sigma_to > 0:
+            small, large = sigma_to * math.sqrt(fresh), sigma * math.sqrt(fresh)
+            draw = self.draw(noise, "step", now, to, x)
+            if self.variance != "learned":
+                out.add_(draw, alpha=small if self.variance == "small" else large)
+            elif estimate.fraction is None:
+                raise SpecError("sampler 'ddpm' with variance 'learned' needs a network that predicts the fraction; use 'small' or 'large'")
+            else:
+                out.addcmul_(draw, small * (large / small) ** estimate.fraction)
+        return out, state, estimate

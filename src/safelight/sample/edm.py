@@ -1,0 +1,107 @@
+"""Euler and Heun in s = sigma/alpha, with the churn of "Elucidating the design space" (Karras et al. 2022, algorithms 1 and 2).
+
+In z = x / alpha = x0 + s eps the probability-flow ODE of every Gaussian process is dz/ds = (z - D(z, s)) / s.
+"""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import Field
+from torch import Tensor
+
+from safelight.denoise import Denoise, Estimate
+from safelight.process import Level
+from safelight.sample.base import Draws, Sampler, State
+
+# Beyond this the churned level would more than double the variance in a step (Karras et al. 2022, appendix C.4).
+_MOST_CHURN = math.sqrt(2) - 1
+
+
+class _Churned(Sampler):
+    """Samplers that may raise the noise before a step.
+
+    churn: S_churn, fresh noise shared out over the n steps; 0 is deterministic. churn_min, churn_max: only where s lies between them
+    (None: no upper end).
+    churn_scale: S_noise, the standard deviation of the fresh noise.
+    """
+
+    churn: float = Field(0.0, ge=0)
+    churn_min: float = Field(0.0, ge=0)
+    churn_max: float | None = Field(None, ge=0)
+    churn_scale: float = Field(1.0, gt=0)
+
+    @property
+    def stochastic(self) -> bool:
+        return self.churn > 0
+
+    def start(self, n: int) -> State:
+        return {"gamma": min(self.churn / n, _MOST_CHURN)}
+
+    def churned(self, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None) -> tuple[Tensor, Level]:
+        """x and level after s is raised to s (1 + gamma): z + sqrt(s_hat^2 - s^2) churn_scale n."""
+        gamma = state.get("gamma", 0.0)
+        alpha, _, s = now.floats
+        if not gamma or to.floats[1] == 0 or s < self.churn_min or s > (math.inf if self.churn_max is None else self.churn_max) or math.isinf(s):
+            return x, now
+        high = now.moved(s * (1 + float(gamma)))
+        alpha_high, _, s_high = high.floats
+        if s_high <= s:  # already at the process's noisiest level
+            return x, now
+        out = x * (alpha_high / alpha)
+        fresh = self.draw(noise, "churn", now, to, x)
+        return out.add_(fresh, alpha=alpha_high * math.sqrt(s_high**2 - s**2) * self.churn_scale), high
+
+
+def euler(x: Tensor, x0: Tensor, now: Level, to: Level) -> Tensor:
+    """z' = z + (s' - s)(z - x0)/s: in x, (sigma'/sigma) x + (alpha' - alpha sigma'/sigma) x0, which holds at alpha = 0 too."""
+    alpha, sigma, _ = now.floats
+    alpha_to, sigma_to, _ = to.floats
+    keep = sigma_to / sigma
+    return (x * keep).add_(x0, alpha=alpha_to - keep * alpha)
+
+
+class Euler(_Churned, kind="euler"):
+    """Euler's method on dz/ds, order 1 (Karras et al. 2022, algorithm 2 without its correction)."""
+
+    def step(
+        self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
+    ) -> tuple[Tensor, State, Estimate]:
+        if self.churn:
+            x, now = self.churned(x, now, to, state, noise)
+        estimate = denoise(x, now)
+        return euler(x, estimate.x0, now, to), state, estimate
+
+
+class Heun(_Churned, kind="heun"):
+    """Heun's method on dz/ds, order 2, two calls a step (Karras et al. 2022, algorithms 1 and 2).
+
+    The last step, to sigma = 0, and one from alpha = 0, where dz/ds has no trapezoid, are Euler's.
+    """
+
+    @property
+    def order(self) -> int:
+        return 2
+
+    @property
+    def calls(self) -> int:
+        return 2
+
+    def step(
+        self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
+    ) -> tuple[Tensor, State, Estimate]:
+        if self.churn:
+            x, now = self.churned(x, now, to, state, noise)
+        estimate = denoise(x, now)
+        ahead = euler(x, estimate.x0, now, to)
+        alpha, sigma, s = now.floats
+        alpha_to, sigma_to, s_to = to.floats
+        if sigma_to == 0 or alpha == 0:
+            return ahead, state, estimate
+        then = denoise(ahead, to)
+        # z' = z + (s' - s)/2 ((z - x0)/s + (z1 - x01)/s'), times alpha'.
+        half = (s_to - s) / 2
+        out = x * (alpha_to / alpha * (1 + half / s))
+        out.add_(estimate.x0, alpha=-alpha_to * half / s)
+        out.add_(ahead, alpha=half / s_to).add_(then.x0, alpha=-alpha_to * half / s_to)
+        return out, state, estimate

@@ -1,0 +1,33 @@
+"""TextEncoder: prompts -> Cond. A class label is a prompt too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from safelight.cond import Cond
+from safelight.spec import Spec
+
+
+class TextSpec(Spec, family="text"):
+    """The architecture of a text encoder, with its vocabulary."""
+
+    def build(self) -> TextEncoder:
+        """An encoder of this architecture with fresh weights."""
+        raise NotImplementedError(type(self).__name__)
+
+
+class TextEncoder(nn.Module):
+    """Two stages, so that a data set's captions are tokenised once: words -> integers on the CPU -> Cond on the device."""
+
+    spec: Any
+
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """(B, L) int64 on the CPU. "" is the null prompt. Raises SpecError for what it cannot read."""
+        raise NotImplementedError
+
+    def forward(self, tokens: Tensor) -> Cond:
+        """tokens: (B, L), on the encoder's device."""
+        raise NotImplementedError

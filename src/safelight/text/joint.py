@@ -1,0 +1,128 @@
+"""The joint model: words and pictures in one space. A CLIP pair with its tokenizer, as one file.
+
+It judges and compares; it does not condition. (A generator's own text encoder must not grade what it made.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor, nn
+
+from safelight.files import atomic
+from safelight.nn.clip import ImageTower, Pair, Similarity
+from safelight.spec import Spec, SpecError, describe, one_line
+from safelight.text.clip import CLIPText, CLIPTextSpec
+
+FORMAT = 1  # of the file
+_KEY = "safelight.joint"
+
+
+class JointSpec(Spec):
+    """text: the language tower. size, channels: of the square pictures; patch: of the vision transformer. width, layers, heads: of the
+    picture tower. space: dimensions of the shared sphere. The default has 4,945,537 parameters."""
+
+    text: CLIPTextSpec = CLIPTextSpec(causal=False)
+    channels: int = Field(3, ge=1)
+    size: int = Field(64, ge=1)
+    patch: int = Field(8, ge=1)
+    width: int = Field(192, ge=1)
+    layers: int = Field(4, ge=1)
+    heads: int = Field(3, ge=1)
+    space: int = Field(128, ge=1)
+
+    def build(self) -> Joint:
+        """A pair with fresh weights."""
+        return Joint(self)
+
+
+class Joint(nn.Module):
+    """Prompts and pictures -> unit vectors of one space. `text` tokenises and encodes words, `pair.image` pictures."""
+
+    def __init__(self, spec: JointSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.text = CLIPText(spec.text)
+        image = ImageTower(spec.channels, spec.size, spec.patch, spec.width, spec.layers, spec.heads, spec.text.quick)
+        self.pair = Pair(spec.text.projection or spec.text.width, image, spec.space)
+        self.lineage: dict[str, Any] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.pair.scale.device
+
+    def embed_text(self, tokens: Tensor) -> Tensor:
+        """tokens (B, k L), as `text.tokenize` gives them -> (B, space) of length 1, float32."""
+        vector = self.text(tokens).vector
+        assert vector is not None  # a CLIP tower always pools
+        return self.pair.embed_text(vector)
+
+    def embed_image(self, x: Tensor) -> Tensor:
+        """x (B, C, size, size) in [-1, 1] -> (B, space) of length 1, float32."""
+        return self.pair.embed_image(x)
+
+    @torch.no_grad()
+    def texts(self, prompts: Sequence[str]) -> Tensor:
+        """(N, space): prompts of any length, embedded."""
+        return self.embed_text(self.text.tokenize(prompts).to(self.device))
+
+    @torch.no_grad()
+    def pictures(self, x: Tensor, batch: int = 256) -> Tensor:
+        """(N, space): pictures (N, C, size, size), uint8 or in [-1, 1], embedded."""
+        parts = (p.to(self.device) for p in x.split(batch))
+        return torch.cat([self.embed_image(p.float() / 127.5 - 1 if p.dtype == torch.uint8 else p) for p in parts])
+
+    def similarity(self, x: Tensor, prompts: Sequence[str]) -> Similarity:
+        """How well each of N pictures fits each of M prompts: (N, M). Zero-shot classification, with a prompt for every class."""
+        return self.pair.compare(self.pictures(x), self.texts(prompts))
+
+
+def recall(images: Tensor, texts: Tensor, k: int = 1) -> tuple[float, float]:
+    """R@k of N pairs of embeddings (N, D): how often a picture's own text is among its k nearest, and a text's own picture.
+
+    Ties count against: a collapsed space has recall near 0, not 1.
+    """
+    s = images @ texts.T
+    own = s.diagonal()
+    return tuple(((s >= own.unsqueeze(d)).sum(d) <= k).double().mean().item() for d in (1, 0))  # type: ignore[return-value]
+
+
+def save(path: str | os.PathLike[str], joint: Joint, lineage: Mapping[str, Any] | None = None, dtype: torch.dtype = torch.float16) -> None:
+    """Write one `.safetensors` with the spec and the lineage in its header, floats in `dtype`; whole or not at all."""
+    from safetensors.torch import save_file
+
+    tensors = {k: v.detach().cpu().to(dtype if v.is_floating_point() else v.dtype).contiguous() for k, v in joint.state_dict().items()}
+    header = {_KEY: str(FORMAT), "spec": json.dumps(describe(joint)), "lineage": json.dumps(dict(lineage or joint.lineage))}
+    with atomic(path) as temporary:
+        save_file(tensors, temporary, metadata=header)
+
+
+def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Joint:
+    """A saved pair, in evaluation mode, float32. Raises SpecError, in one line, for a missing, foreign or damaged file."""
+    from safetensors import SafetensorError, safe_open
+
+    target = Path(path)
+    if not target.is_file():
+        raise SpecError(f"{target}: there is no joint model; train one with the recipe sprites-clip")
+    try:
+        with safe_open(target, framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get(_KEY) != str(FORMAT):
+                raise SpecError(f"{target}: no joint model of format {FORMAT}")
+            tensors = {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118 (not a dict)
+        with torch.random.fork_rng(devices=[]):
+            joint = JointSpec.model_validate(json.loads(header["spec"])).build()
+        joint.load_state_dict(tensors)
+    except (SafetensorError, OSError) as error:
+        raise SpecError(f"{target}: not a readable .safetensors file ({one_line(error)})") from None
+    except (KeyError, json.JSONDecodeError, ValidationError, RuntimeError) as error:
+        raise SpecError(f"{target}: {one_line(error, 'spec')}") from None
+    joint.lineage = json.loads(header.get("lineage", "{}"))
+    return joint.to(device).eval()

@@ -1,0 +1,70 @@
+"""Feed: pictures on their way to the model. What is fed at a step is a pure function of (seed, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from safelight.data import Order, Pictures, flip, to_unit
+from safelight.model import Model
+from safelight.spec import SpecError
+from safelight.train.keys import generator
+
+
+class Fed(NamedTuple):
+    """The pictures of an optimizer step: uint8 (N, C, H, W) on the device, and which they are (N,), on the CPU."""
+
+    pixels: Tensor
+    indices: Tensor
+
+
+class Words(NamedTuple):
+    """Every caption, tokenised once and kept on the device. tokens: (n, L), null: (1, L); None for a model without text."""
+
+    tokens: Tensor | None = None
+    null: Tensor | None = None
+
+
+def words(model: Model, pictures: Pictures, device: torch.device) -> Words:
+    """The captions of `pictures` as `model` reads them. Raises SpecError for one that it cannot read."""
+    if model.text is None:
+        return Words()
+    # A caption met often (a class) is tokenised once.
+    distinct = {text: i for i, text in enumerate(dict.fromkeys(pictures.captions))}
+    try:
+        table = model.text.tokenize([*distinct, ""])
+    except SpecError as error:
+        raise SpecError(f"captions of the data: {error}") from None
+    rows = torch.tensor([distinct[text] for text in pictures.captions], dtype=torch.int64)
+    return Words(table[rows].to(device), table[-1:].to(device))
+
+
+def feed(pictures: Pictures, order: Order, size: int, first: int, last: int) -> Iterator[Fed]:
+    """The pictures of optimizer steps first..last-1, `size` each; the next step's are announced before this one's are handed out.
+
+    Raises DataError when a step is larger than the data.
+    """
+    for step in range(first, last):
+        indices = order.batch(step, size)
+        pixels = pictures.batch(indices)
+        if step + 1 < last:
+            pictures.prefetch(order.batch(step + 1, size))
+        yield Fed(pixels, pictures.actual(indices))
+
+
+def to_latents(model: Model, pixels: Tensor, channels_last: bool) -> Tensor:
+    """uint8 (B, C, H, W) -> (B, c, h, w), the codec's latents of pixels in [-1, 1], float32 and on the same device."""
+    x = to_unit(pixels)
+    if channels_last and x.ndim == 4:
+        x = x.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        return model.codec.encode(x)
+
+
+def flipped(pixels: Tensor, seed: int, step: int) -> Tensor:
+    """Half of the pictures mirrored left to right; which half is a pure function of (seed, step)."""
+    mask = torch.rand(len(pixels), generator=generator("cpu", seed, step, "flips")) < 0.5
+    return flip(pixels, mask.to(pixels.device, non_blocking=True))

@@ -1,0 +1,122 @@
+"""Objective: what is minimised. It draws its own randomness, keyed by the step, and gives one loss a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from safelight.cond import Cond
+from safelight.model import Model
+from safelight.spec import Spec
+from safelight.train.keys import generator
+from safelight.train.times import Times, Uniform
+from safelight.train.weighting import MSE, Distance, Unit, Weighting
+
+
+class Batch(NamedTuple):
+    """What is learned from. x0: (B, C, *space), the codec's latents (pixels in [-1, 1] for the identity codec), on the model's device.
+
+    tokens: (B, L) the captions as the model's text encoder tokenised them, null: (1, L) the empty prompt; None without an encoder.
+    """
+
+    x0: Tensor
+    tokens: Tensor | None = None
+    null: Tensor | None = None
+
+    def part(self, rows: slice) -> Batch:
+        """Some of the pictures: a micro-batch."""
+        return Batch(self.x0[rows], None if self.tokens is None else self.tokens[rows], self.null)
+
+
+class Draws(NamedTuple):
+    """The randomness of a step. t: (B,) float64 on the CPU. eps: like x0, standard normal. drop: (B,) bool, prompts left out."""
+
+    t: Tensor
+    eps: Tensor
+    drop: Tensor
+
+    def part(self, rows: slice) -> Draws:
+        """The draws of some of the pictures."""
+        return Draws(self.t[rows], self.eps[rows], self.drop[rows])
+
+
+class Player(NamedTuple):
+    """Who is optimised, and how well it does: `loss(model, batch, draws) -> (B,)`, one number a picture, not averaged."""
+
+    parameters: list[tuple[str, nn.Parameter]]
+    loss: Callable[[Model, Batch, Draws], Tensor]
+
+
+class Objective(Spec, family="objective"):
+    """What is minimised. `prepare(model)` names the players: one for most objectives."""
+
+    def prepare(self, model: Model) -> list[Player]:
+        """The players of a training run of `model`; what must not learn is frozen here."""
+        raise NotImplementedError(type(self).__name__)
+
+    def draw(self, model: Model, like: Tensor, seed: int, step: int) -> Draws:
+        """All randomness of optimizer step `step` for a batch x0 like `like` (B, C, *space): a pure function of (seed, step).
+
+        Drawn for the whole step at once, before it is cut into micro-batches, so accumulating 3 x B draws what 1 x 3B draws.
+        """
+        raise NotImplementedError(type(self).__name__)
+
+    def fixed(self, model: Model, u: Tensor, eps: Tensor) -> Draws:
+        """The draws of a held-out loss: times at the quantiles u (B,) of those trained on, the noise as given, no prompt dropped."""
+        raise NotImplementedError(type(self).__name__)
+
+
+class Match(Objective, kind="match"):
+    """min E[ w out^2 distance(F(x_t), F*) ]: denoising in network space (Ho et al. 2020, eq. 14; Karras et al. 2022, eq. 8).
+
+    distance, weighting, times: see their families. drop: the probability that a picture's prompt is replaced by the empty one, so that
+    one network learns both branches of classifier-free guidance (Ho and Salimans 2022, algorithm 1); 0 for models without text.
+    """
+
+    distance: Distance = MSE()
+    weighting: Weighting = Unit()
+    times: Times = Uniform()
+    drop: float = Field(0.0, ge=0, lt=1)
+
+    def prepare(self, model: Model) -> list[Player]:
+        for parameter in model.codec.parameters():
+            parameter.requires_grad_(False)
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        return [Player(named, self.loss)]
+
+    def draw(self, model: Model, like: Tensor, seed: int, step: int) -> Draws:
+        host = generator("cpu", seed, step, "levels")
+        u = self.times.place(len(like), host)
+        drop = torch.rand(len(like), generator=host) < self.drop
+        noise = generator(like.device, seed, step, "noise")
+        # Drawn flat and shaped after, so that the memory format of x0 does not move a number.
+        eps = torch.randn(like.shape, generator=noise, device=like.device, dtype=like.dtype)
+        return Draws(self.times.times(u, model.denoiser.process), eps, drop)
+
+    def fixed(self, model: Model, u: Tensor, eps: Tensor) -> Draws:
+        return Draws(self.times.times(u, model.denoiser.process), eps, torch.zeros(len(u), dtype=torch.bool))
+
+    def loss(self, model: Model, batch: Batch, draws: Draws) -> Tensor:
+        """(B,) float32 (float64 for a float64 model)."""
+        denoiser, x0 = model.denoiser, batch.x0
+        # One small copy that waits for nothing; the levels are then computed where the pictures are.
+        t = draws.t.to(x0.device, non_blocking=True)
+        each = denoiser.match(x0, draws.eps, t, self.cond(model, batch, draws), distance=self.distance)
+        level = denoiser.process.at(t)
+        out = denoiser.parameterization.coeffs(level, denoiser.process).out
+        return each * self.weighting.on_network(level, out).to(each.dtype)
+
+    def cond(self, model: Model, batch: Batch, draws: Draws) -> Cond | None:
+        """The conditioning of a batch after dropout; None for a model without text."""
+        if model.text is None or batch.tokens is None:
+            return None
+        tokens = batch.tokens
+        if batch.null is not None:
+            dropped = draws.drop.to(tokens.device, non_blocking=True)
+            tokens = torch.where(dropped[:, None], batch.null, tokens)
+        cond: Cond = model.text(tokens)
+        return cond

@@ -1,0 +1,305 @@
+"""fit: a whole training run in a folder of its own, from its description alone.
+
+    DIR/run.json          what was asked (the whole recipe), with which versions, on what, with which data and seed
+    DIR/metrics.jsonl     losses, rates and held-out losses, one line a log step
+    DIR/skipped.jsonl     steps that were not finite, with their pictures and times; only when there were any
+    DIR/checkpoints/      see checkpoint.py
+    DIR/samples/          pictures on the way, by whoever runs this
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import torch
+from pydantic import Field
+
+import safelight
+from safelight import data as store
+from safelight import device as machine
+from safelight.data import Crop, Fit, Pictures, Source
+from safelight.files import atomic_bytes
+from safelight.model import Model, ModelSpec
+from safelight.process.tables import Table
+from safelight.spec import Spec, SpecError, describe, parse
+from safelight.train import checkpoint
+from safelight.train.journal import Journal
+from safelight.train.keys import keyed
+from safelight.train.loop import Report, begin, check, train
+from safelight.train.objective import Match, Objective
+from safelight.train.plan import Plan
+
+# What may differ between a run and its resumption: nothing here changes a weight of a step that is already planned, but for how long
+# the run is. The data may have moved; that they are the same is checked by their fingerprint.
+_FREE = (
+    "name",
+    "notes",
+    "reproduced",
+    "workers",
+    "memory",
+    "data.path",
+    "held_out_data.path",
+    "plan.steps",
+    "plan.epochs",
+    "plan.images",
+    "plan.every",
+    "plan.keep",
+    "plan.patience",
+    "model.defaults",
+)
+
+
+class Train(Spec, family="train", kind="train"):
+    """A training run, described in full: `fit(train, folder)` runs it.
+
+    data: the pictures; they are brought to the model's size by `fit`. held_out: the part of them kept for the held-out loss, chosen by
+    content; held_out_data: pictures for it from elsewhere instead. workers: threads that decode pictures. memory: whether decoded
+    pictures are kept. reproduced: numbers this recipe reached here, by name.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    notes: str = ""
+    model: ModelSpec
+    data: Source
+    fit: Fit = Crop()
+    held_out: float = Field(0.0, ge=0, lt=1)
+    held_out_data: Source | None = None
+    objective: Objective = Match()
+    plan: Plan
+    workers: int = Field(0, ge=0, le=64)
+    memory: Literal["auto", "always", "never"] = "auto"
+    reproduced: dict[str, float | str] = {}
+
+
+class Run:
+    """A run in progress. Iterate over it; at every Report it stands at a step's end and may be saved or left.
+
+    model, state: live; `state.snapshot(model)` is a copy to look at. data, held_out: the pictures. notes: said while it was built.
+    """
+
+    def __init__(self, recipe: Train, out: Path, *, resume: bool, device: torch.device) -> None:
+        self.recipe, self.out, self.device = recipe, out, device
+        self.notes: list[str] = []
+        self.metrics = Journal(out / "metrics.jsonl")
+        self._skipped = Journal(out / "skipped.jsonl")
+        self.data, self.held_out = pictures(recipe, device)
+        self.model = fresh(recipe).to(device)
+        check(self.model, self.data)
+        self._lock: IO[str] | None = None
+        plan, objective = recipe.plan, recipe.objective
+        if plan.per_step > self.data.n:
+            raise SpecError(
+                f"plan.batch x plan.accumulation = {plan.per_step:,} is larger than the data ({self.data.n:,} pictures to train on)"
+            )
+        self.state = begin(self.model, plan, objective)
+        # Whatever can be wrong with the recipe is found before anything is written.
+        objective.draw(self.model, torch.zeros(1, *self.model.latent_shape(), device=device), plan.seed, 0)
+        if resume:
+            self._take_up()
+        else:
+            self._set_up()
+
+    @property
+    def steps(self) -> int:
+        """The run's length in optimizer steps."""
+        return self.recipe.plan.length(self.data.n)
+
+    def __iter__(self) -> Iterator[Report]:
+        """Train to the end. Raises SpecError in one line when the run cannot go on: a full disk, Diverged, unfit data."""
+        recipe = self.recipe
+        reports = train(
+            self.model, self.data, recipe.plan, self.state, objective=recipe.objective, held_out=self.held_out
+        )
+        try:
+            for report in reports:
+                for broken in report.broken:
+                    self._skipped.write(broken._asdict())
+                if report.metrics:
+                    self.metrics.write({"step": report.step, "time": round(time.time(), 1), **report.metrics})
+                if report.save:
+                    self.save()
+                yield report
+        finally:
+            reports.close()
+            if self._lock is not None:
+                self._lock.close()
+
+    def save(self) -> Path:
+        """Write a checkpoint of this moment. Raises checkpoint.Unwritable on a full disk; the earlier ones stay."""
+        return checkpoint.write(self.out, self.model, self.state, keep=self.recipe.plan.keep, lineage=self.lineage())
+
+    def lineage(self) -> dict[str, Any]:
+        """How the weights came to be; goes into every model file. No path of this machine is in it."""
+        recipe = self.recipe
+        return {
+            "recipe": recipe.name,
+            "plan": describe(recipe.plan),
+            "objective": describe(recipe.objective),
+            "data": {"kind": recipe.data.kind, "pictures": self.data.n, "fingerprint": self.data.fingerprint},
+            "step": self.state.step,
+            "images": self.state.seen,
+            "held_out": self.state.history[-1].loss if self.state.history else None,
+            "code": f"safelight {safelight.__version__}",
+        }
+
+    def _set_up(self) -> None:
+        if (self.out / "run.json").exists() or (self.out / checkpoint.FOLDER).exists():
+            raise SpecError(f"{self.out} holds a run already: go on with it by --resume, or choose another --out")
+        self._hold()
+        try:
+            (self.out / "samples").mkdir(exist_ok=True)
+            self._note_down({})
+        except OSError as error:
+            raise checkpoint.Unwritable(f"{self.out}: {checkpoint.reason(error)}") from None
+
+    def _take_up(self) -> None:
+        before = about(self.out)
+        same_recipe(before["recipe"], describe(self.recipe))
+        self._hold()
+        old = before["data"]["fingerprint"]
+        if old != self.data.fingerprint:
+            raise SpecError(
+                f"the data are not those of the run in {self.out}: {before['data']['pictures']:,} pictures then, {self.data.n:,} now, or "
+                "other names, order or captions; a resumed run must see the same"
+            )
+        checkpoint.sweep(self.out)
+        path, notes = checkpoint.newest(self.out)
+        self.notes += notes
+        if path is None:
+            self.notes.append(f"{self.out} has no whole checkpoint yet: starting from step 0")
+        else:
+            self.state = checkpoint.read(
+                path, self.model, self.recipe.plan, self.recipe.objective, self.state.guard.scaling
+            )
+            atomic_bytes(path.parent / "LATEST", f"{path.name}\n".encode())
+        self.metrics.trim(self.state.step)
+        self._skipped.trim(self.state.step)
+        here = machine.title(self.device)
+        if here != before["hardware"]["device"]:
+            self.notes.append(f"this run began on {before['hardware']['device']}, it goes on on {here}: not bit for bit the same")
+        self._note_down(before)
+
+    def _note_down(self, before: Mapping[str, Any]) -> None:
+        record = facts(self) | {"sessions": [*before.get("sessions", []), {"began": _now(), "step": self.state.step}]}
+        atomic_bytes(self.out / "run.json", (json.dumps(record, indent=1) + "\n").encode())
+
+    def _hold(self) -> None:
+        """Take the folder for this process; the system gives it back when the process ends, however it ends."""
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.out / ".lock").open("w")
+        except OSError as error:
+            raise checkpoint.Unwritable(f"{self.out}: {checkpoint.reason(error)}") from None
+        with contextlib.suppress(ImportError):  # no fcntl on Windows
+            import fcntl
+
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise SpecError(f"{self.out}: another process is training here") from None
+
+
+def fit(recipe: Train, out: str | Path, *, resume: bool = False, device: str | torch.device = "auto") -> Run:
+    """Begin, or with `resume` go on with, the run that `recipe` describes, in folder `out`. Iterate over the result to train.
+
+    device: "auto", "cpu", ... Raises SpecError in one line for data that are missing or do not fit, a folder that holds a run already
+    (without resume) or none (with it), and a recipe that differs from the run's in more than its length and cadences.
+    """
+    return Run(recipe, Path(out), resume=resume, device=machine.pick(device))
+
+
+def pictures(recipe: Train, device: torch.device) -> tuple[Pictures, Pictures | None]:
+    """(training, held out or None). Raises DataError for pictures that are missing or cannot be read."""
+
+    def load(source: Source) -> Pictures:
+        model = recipe.model
+        return store.load(
+            source,
+            channels=model.channels,
+            size=model.size,
+            fit=recipe.fit,
+            memory=recipe.memory,
+            device=device,
+            workers=recipe.workers,
+        )
+
+    everything = load(recipe.data)
+    if recipe.held_out_data is not None:
+        return everything, load(recipe.held_out_data)
+    if not recipe.held_out:
+        return everything, None
+    training, held = store.split(everything, recipe.held_out)
+    return everything.subset(training), everything.subset(held)
+
+
+def fresh(recipe: Train) -> Model:
+    """The recipe's model with fresh weights on the CPU: a pure function of plan.seed, on any device."""
+    with keyed(torch.device("cpu"), recipe.plan.seed, "weights"):
+        model: Model = recipe.model.build()
+    return model
+
+
+def about(out: Path) -> dict[str, Any]:
+    """A run's run.json. Raises SpecError when the folder holds no run."""
+    try:
+        found: dict[str, Any] = json.loads((out / "run.json").read_bytes())
+    except FileNotFoundError:
+        raise SpecError(f"{out} holds no run to resume (no run.json in it)") from None
+    except ValueError:
+        raise SpecError(f"{out / 'run.json'} is damaged") from None
+    return found
+
+
+def recipe_of(out: Path) -> Train:
+    """The recipe of the run in a folder. Raises SpecError when there is none."""
+    found = parse(about(out)["recipe"], "train")
+    assert isinstance(found, Train)
+    return found
+
+
+def same_recipe(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raise SpecError naming the first field in which two recipes differ, beyond those that a resumption may change."""
+    for path, (before, now) in _differences(old, new, ""):
+        if not any(path == free or path.startswith(free + ".") for free in _FREE):
+            raise SpecError(f"{path}: the run was begun with {before!r}, not {now!r}; start a new run, or resume with the old value")
+
+
+def _differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted(set(old) | set(new)):
+            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    elif old != new:
+        yield path, (old, new)
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """What run.json says of a run."""
+    recipe, device = run.recipe, run.device
+    precision = recipe.plan.effective(device)
+    process = recipe.model.process
+    return {
+        "format": 1,
+        "recipe": describe(recipe),
+        "seed": recipe.plan.seed,
+        "steps": run.steps,
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "precision": {"asked": recipe.plan.precision, "effective": precision.name},
+        "terminal_snr": process.terminal_snr if isinstance(process, Table) else None,
+        "data": {
+            "pictures": run.data.n,
+            "held_out": run.held_out.n if run.held_out is not None else 0,
+            "fingerprint": run.data.fingerprint,
+        },
+        "versions": {"safelight": safelight.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "hardware": {"device": machine.title(device), "system": f"{platform.system()} {platform.machine()}"},
+    }
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,0 +1,154 @@
+"""The KL codec: its posterior, its KL against torch's, its scale, and the published shape against diffusers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from safelight.codec.kl import KLSpec
+from safelight.spec import SpecError, build, describe
+
+SMALL = KLSpec(latents=4, widths=(8, 16))
+
+
+def lively(spec: KLSpec, seed: int = 0):
+    torch.manual_seed(seed)
+    codec = spec.build()
+    for p in codec.parameters():
+        torch.nn.init.normal_(p, std=0.15)
+    return codec
+
+
+def test_the_default_is_the_one_its_docstring_counts():
+    codec = KLSpec().build()
+    assert sum(p.numel() for p in codec.parameters()) == 1_687_852
+    assert codec.stride == 8 and codec.channels(3) == 16
+    assert codec.encode(torch.zeros(1, 3, 64, 64)).shape == (1, 16, 8, 8)
+
+
+def test_encode_gives_the_mode_or_the_sample():
+    codec = lively(SMALL)
+    codec.shift.copy_(torch.tensor([0.5, -1.0, 0.0, 2.0]))
+    codec.scale.copy_(torch.tensor([2.0, 0.5, 1.0, 3.0]))
+    x, noise = torch.rand(3, 3, 16, 16) * 2 - 1, torch.randn(3, 4, 4, 4)
+    mean, logvar = codec.posterior(x)
+    shift, scale = codec.shift.view(-1, 1, 1), codec.scale.view(-1, 1, 1)
+    torch.testing.assert_close(codec.encode(x), (mean - shift) / scale)
+    torch.testing.assert_close(codec.encode(x, noise), (mean + (logvar / 2).exp() * noise - shift) / scale)
+    torch.testing.assert_close(codec.decode(codec.encode(x)), codec.paint(mean), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(codec.spread(x), (logvar / 2).exp().mean((0, 2, 3)) / codec.scale)
+
+
+def test_the_penalty_is_the_kl_divergence():
+    codec = lively(SMALL).eval()
+    x = torch.rand(2, 3, 16, 16)
+    mean, logvar = codec.posterior(x)
+    oracle = kl_divergence(Normal(mean, (logvar / 2).exp()), Normal(0.0, 1.0)).flatten(1).sum(1) / (3 * 16 * 16)
+    torch.testing.assert_close(codec(x, torch.zeros_like(mean)).penalty, oracle, rtol=1e-4, atol=1e-6)
+
+
+def test_the_scale_is_measured_on_the_data():
+    codec = lively(SMALL)
+    pictures = torch.rand(40, 3, 16, 16) * torch.linspace(0.2, 2, 40).view(-1, 1, 1, 1) - 0.5
+    codec.calibrate(pictures.split(7))  # uneven batches count by their size
+    z = codec.encode(pictures).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(z.mean(1), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(z.std(1, correction=0), torch.ones(4), atol=1e-5, rtol=0)
+
+
+def test_training_follows_the_scale_without_being_asked():
+    codec = lively(SMALL).train()
+    x = torch.rand(64, 3, 16, 16) * 2 - 1
+    for part in x.split(8):
+        codec(part, torch.randn(8, 4, 4, 4))
+    codec.eval()
+    z = codec.encode(x).transpose(0, 1).flatten(1)
+    # All batches were of one size and the weights stood still, so the running moments are the data's.
+    torch.testing.assert_close(z.mean(1), torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(z.std(1, correction=0), torch.ones(4), atol=1e-4, rtol=0)
+    before = codec.shift.clone()
+    codec(x[:8] + 1, torch.randn(8, 4, 4, 4))
+    codec.train().encode(x[:8] + 1)
+    assert torch.equal(codec.shift, before)  # neither looking nor encoding moves it
+
+
+def test_bad_input_says_what_and_how():
+    codec = SMALL.build()
+    with pytest.raises(SpecError, match=r"18x16 does not divide by the codec's stride 4: crop it to 16x16"):
+        codec.encode(torch.zeros(1, 3, 16, 18))
+    with pytest.raises(SpecError, match="3 channels, not 1"):
+        codec.channels(1)
+    with pytest.raises(SpecError, match="pictures to be measured on"):
+        codec.calibrate([])
+    torch.nn.init.zeros_(codec.encoder.out.weight)
+    with pytest.raises(SpecError, match="constant: train it first"):
+        codec.calibrate([torch.rand(2, 3, 8, 8)])
+    assert codec.scale.eq(1).all()  # a failed measurement leaves the scale as it was
+    with pytest.raises(SpecError, match="must divide 32"):
+        build({"kind": "kl", "widths": [8, 12]}, "codec")
+    with pytest.raises(SpecError, match="5 groups do not divide"):
+        build({"kind": "kl", "groups": 5}, "codec")
+
+
+def test_it_comes_back_from_its_description_and_its_weights():
+    codec = lively(SMALL)
+    codec.calibrate([torch.rand(8, 3, 16, 16)])
+    twin = build(describe(codec))
+    twin.load_state_dict(codec.state_dict())
+    x = torch.rand(2, 3, 8, 8)
+    assert torch.equal(twin.encode(x), codec.encode(x))
+
+
+def published(ours: dict[str, torch.Tensor], levels: int, blocks: int) -> dict[str, str]:
+    """Our name -> diffusers' name, for the published shape."""
+    names: dict[str, str] = {"before": "quant_conv", "after": "post_quant_conv"}
+    residual = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "skip": "conv_shortcut"}
+    attention = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"}
+    for side, block, way, more in (("encoder", "down_blocks", "downsamplers", 0), ("decoder", "up_blocks", "upsamplers", 1)):
+        names |= {f"{side}.stem": f"{side}.conv_in", f"{side}.norm": f"{side}.conv_norm_out", f"{side}.out": f"{side}.conv_out"}
+        for i in range(levels):
+            for j in range(blocks + more):
+                names |= {f"{side}.levels.{i}.{j}.{a}": f"{side}.{block}.{i}.resnets.{j}.{b}" for a, b in residual.items()}
+            names[f"{side}.levels.{i}.{blocks + more}.conv"] = f"{side}.{block}.{i}.{way}.0.conv"
+        for i, j in ((0, 0), (2, 1)):
+            names |= {f"{side}.middle.{i}.{a}": f"{side}.mid_block.resnets.{j}.{b}" for a, b in residual.items()}
+        names |= {f"{side}.middle.1.{a}": f"{side}.mid_block.attentions.0.{b}" for a, b in attention.items()}
+    return {k: f"{names[k.rpartition('.')[0]]}.{k.rpartition('.')[2]}" for k in ours if k not in ("shift", "scale", "seen")}
+
+
+def test_the_published_shape_equals_diffusers():
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    peer = diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=4,
+    ).eval()
+    spec = KLSpec(latents=4, widths=(8, 16), blocks=1, patch=1, groups=4, fold=False, attention=True, mix=True)
+    codec = spec.build().eval()
+    theirs = peer.state_dict()
+    state = codec.state_dict()
+    for mine, name in published(state, 2, 1).items():
+        state[mine] = theirs.pop(name).reshape(state[mine].shape)
+    assert not theirs  # every tensor of theirs has a place
+    codec.load_state_dict(state)
+    x = torch.randn(2, 3, 16, 24)
+    with torch.no_grad():
+        posterior = peer.encode(x).latent_dist
+        mean, logvar = codec.posterior(x)
+        torch.testing.assert_close(mean, posterior.mean, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(logvar, posterior.logvar, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(codec.decode(mean), peer.decode(mean).sample, rtol=1e-4, atol=1e-5)
+
+
+def test_stable_diffusions_autoencoder_has_its_published_size():
+    with torch.device("meta"):
+        codec = KLSpec(
+            latents=4, widths=(128, 256, 512, 512), blocks=2, patch=1, groups=32, fold=False, attention=True, mix=True
+        ).build()
+    assert sum(p.numel() for p in codec.parameters()) == 83_653_863
+    assert codec.stride == 8 and codec.reach is None
