@@ -18,7 +18,7 @@ help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 18
 
 run: $(CORE) ## pictures and a film from the trained model that ships
-	@$(PY) -m safelight sample fashion-mnist --out $(OUT) --film $(OUT)/denoising.gif
+	@$(PY) -m safelight sample fashion-mnist --count 5 --out $(OUT) --film $(OUT)/denoising.gif
 
 test: lint ## lint, types, floors, and the fast tests
 	@$(PYTEST) -m "not slow"

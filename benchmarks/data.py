@@ -4,7 +4,7 @@
 
 28x28 grey pictures (the tests' 1,000 of Fashion-MNIST, written as PNG into a temporary folder for those who read files). One
 torch thread, process CPU time, rounds interleaved and their order reversed each time, the median. Before any timing all ways
-must give the same tensor to 1e-6. The order of the samples is drawn inside the timed region. The goal in memory: 10 us a picture.
+must give the same tensor to 1e-6. The order of the samples is drawn inside the timed region. Goal in memory: 10 us a picture.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
     python scripts/build_sprites.py [--packages FOLDER] [--out src/safelight/assets/sprites.zip]
 
-What is kept: the 709 concepts of `safelight.data.scenes.nouns` in five styles, wherever a set draws them: 3,344 sprites.
+What is kept: the 709 concepts of `safelight.data.scenes.nouns` in five styles, wherever a set draws them: 3,350 sprites.
 Each sprite is then *measured* with the same code that later checks generated pictures: on which grounds it can be seen
 (`clear`) and seen as one piece (`solid`), and whether one hue dominates it (`hue`), so that it can be recoloured.
 """
@@ -35,6 +35,8 @@ from safelight.data.scenes.words import BACKGROUNDS
 from safelight.files import atomic
 
 NAMES = ("emojibase-data@17.0.0", "emojilib@4.0.3")
+FINE = 4
+MISTAKEN = {("cricket", "blob")}  # found by its name; this set draws the bat
 LICENCES = "spdx-license-list@6.12.0"
 
 
@@ -87,7 +89,7 @@ class Icons:
         self.chars: dict[str, str] = read(names / "chars.json")
 
     def svg(self, code: str) -> str | None:
-        """The drawing of a code point sequence as a 64x64 SVG, None when the set has none."""
+        """The drawing of a code point sequence as an SVG of 256x256, None when the set has none."""
         name = self.chars.get(code) or self.chars.get(code.replace("-fe0f", ""))
         seen = 0
         while name in self.set.get("aliases", {}) and seen < 8:  # an alias that turns the picture is another picture
@@ -101,18 +103,23 @@ class Icons:
         box = [icon.get(k, self.set.get(k, default)) for k, default in (("left", 0), ("top", 0), ("width", 16), ("height", 16))]
         return (
             '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-            f'width="{SIDE}" height="{SIDE}" viewBox="{" ".join(map(str, box))}">{icon["body"]}</svg>'
+            f'width="{FINE * SIDE}" height="{FINE * SIDE}" viewBox="{" ".join(map(str, box))}">{icon["body"]}</svg>'
         )
 
 
 def render(svg: str) -> np.ndarray:
-    """uint8 (64, 64, 4), straight alpha, 0 where nothing is painted."""
+    """uint8 (64, 64, 4), straight alpha, 0 where nothing is painted: the mean of 4x4 finer pixels, since clip paths are not
+    smoothed by the renderer."""
     from resvg_py import svg_to_bytes
 
     with Image.open(io.BytesIO(bytes(svg_to_bytes(svg_string=svg, skip_system_fonts=True)))) as image:
-        pixels = np.array(image.convert("RGBA"))
-    if pixels.shape != (SIDE, SIDE, 4):
-        raise SystemExit(f"resvg drew {pixels.shape} instead of {SIDE}x{SIDE}")
+        fine = np.array(image.convert("RGBA")).astype(np.float64)
+    if fine.shape != (FINE * SIDE, FINE * SIDE, 4):
+        raise SystemExit(f"resvg drew {fine.shape} instead of {FINE * SIDE}x{FINE * SIDE}")
+    fine[..., :3] *= fine[..., 3:] / 255
+    mean = fine.reshape(SIDE, FINE, SIDE, FINE, 4).mean((1, 3))
+    mean[..., :3] *= 255 / np.maximum(mean[..., 3:], 1e-9)
+    pixels = np.clip(np.round(mean), 0, 255).astype(np.uint8)
     pixels[pixels[..., 3] == 0] = 0
     return pixels
 
@@ -129,18 +136,21 @@ def sprites(folder: Path) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
             entry = emoji[concept]
             code = entry["hexcode"].lower()
             svg = icons.svg(code)
-            if svg is None:
+            if svg is None or (concept, style) in MISTAKEN:
                 continue
             words = list(dict.fromkeys([*keywords.get(entry["emoji"], []), *entry.get("tags", [])]))
-            yield {
-                "file": f"{style}/{code}.webp",
-                "concept": concept,
-                "style": style,
-                "licence": source.licence,
-                "package": f"{source.package}@{source.version}",
-                "copyright": source.copyright,
-                "keywords": words,
-            }, render(svg)
+            yield (
+                {
+                    "file": f"{style}/{code}.webp",
+                    "concept": concept,
+                    "style": style,
+                    "licence": source.licence,
+                    "package": f"{source.package}@{source.version}",
+                    "copyright": source.copyright,
+                    "keywords": words,
+                },
+                render(svg),
+            )
 
 
 def dominant(pixels: Tensor) -> tuple[int, int, int] | None:
@@ -190,7 +200,7 @@ def visibility(pixels: Tensor) -> tuple[Tensor, Tensor]:
             canvas[:, :, 2 : 2 + side, 2 : 2 + side] += small[:, :3]
             seen = different(canvas, ground.expand(len(pixels), 3))
             clear[:, g] &= seen.sum((1, 2)) >= 0.6 * (small[:, 3] > 127).sum((1, 2))
-            solid[:, g] &= clear[:, g] & (components(seen).count == 1)
+            solid[:, g] &= clear[:, g] & (components(seen).number == 1)
     return clear, solid
 
 
@@ -227,7 +237,8 @@ def build(folder: Path, out: Path) -> None:
             put(row["file"], best, zipfile.ZIP_STORED)
     hues = sum(row["hue"] is not None for row in rows)
     solid_ = sum(row["solid"] != 0 for row in rows)
-    print(f"{out}: {len(rows)} sprites, {about['concepts']} concepts, {hues} with one hue, {solid_} solid, {out.stat().st_size:,} bytes")
+    print(f"{out}: {len(rows)} sprites of {about['concepts']} concepts, {hues} with one hue, {solid_} solid")
+    print(f"{out.stat().st_size:,} bytes")
 
 
 def _webp(pixels: np.ndarray, method: int) -> bytes:

@@ -1,11 +1,11 @@
 """Builds assets/clip-vocabulary.json.gz: CLIP's byte-pair merges, pruned to what pictures of sprites are described with.
 
     pip download --no-deps open_clip_torch
-    python scripts/build_vocabulary.py open_clip_torch-*.whl path/to/sprites.zip
+    python scripts/build_vocabulary.py open_clip_torch-*.whl
 
-The wheel (MIT licence) holds the published list of merges; the sprites' `index.jsonl` (in the zip, or the file itself) holds
-the names, keywords and tags. Kept: every merge that encoding these and the words below performs, and the FIRST of all merges
-(the commonest pieces of English), so that ordinary words stay short. Everything else is still encoded, byte by byte at worst.
+The wheel (MIT licence) holds the published list of merges; the packed sprites (`scripts/build_sprites.py` first) hold concepts
+and keywords. Kept: every merge that encoding these, the scenes' captions and the words below performs, and the FIRST of all
+merges (the commonest pieces of English), so that ordinary words stay short. Everything else is still encoded, by bytes at worst.
 The output is a function of the inputs: no dates, a fixed gzip header.
 """
 
@@ -20,10 +20,12 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from safelight.data.scenes.captions import Phrases
+from safelight.data.scenes.nouns import nouns
 from safelight.files import atomic_bytes
 from safelight.text.tokens import load, prune
 
-FIRST = 1_500
+FIRST = 2_000
 MERGES = "open_clip/bpe_simple_vocab_16e6.txt.gz"
 ASSET = Path(__file__).resolve().parents[1] / "src/safelight/assets/clip-vocabulary.json.gz"
 
@@ -39,31 +41,27 @@ style styled flat glossy cartoon emoji icon sticker clip art illustration drawin
 photograph scene shiny simple detailed minimal cute blob noto twemoji fluent
 sitting standing flying swimming running looking holding wearing smiling sleeping eating growing shining falling
 camera angle shot close closeup wide macro portrait landscape lens focus blurred depth field aerial view low high eye level
-light lighting soft hard warm cold cool sunset sunrise dawn dusk noon evening shadow shadows glow glowing neon studio rim backlit
-watercolor watercolour oil ink pencil charcoal pixel digital vector realistic abstract vintage retro modern futuristic
+light lighting soft hard warm cold cool sunset sunrise dawn dusk noon evening shadow shadows glow glowing neon studio rim
+backlit watercolor watercolour oil ink pencil charcoal pixel digital vector realistic abstract vintage retro modern futuristic
 beautiful pretty ugly scary happy sad angry funny magical mysterious dramatic calm quiet
 forest mountain river lake ocean beach desert city street house room garden field road bridge space moon sun star cloud rain
 king queen man woman boy girl child people person dog cat horse bird fish tree flower
-""".split()
+"""
 
 
-def corpus(source: Path) -> list[str]:
-    """Every name, and the keywords and tags of the nouns that make scenes, once each, in order."""
-    if source.suffix == ".zip":
-        with zipfile.ZipFile(source) as pack:
-            lines = pack.read("index.jsonl").decode("utf-8").splitlines()
-    else:
-        lines = source.read_text("utf-8").splitlines()
-    entries = [json.loads(line) for line in lines]
-    names = [e["name"] for e in entries] + [f"{e['name']}s" for e in entries if e["scene_noun"]]
-    more = [w for e in entries if e["scene_noun"] for w in (*e["keywords"], *e["tags"])]
-    return sorted({*WORDS, *names, *more})
+def corpus(sprites: Path) -> list[str]:
+    """Every phrase of a caption, and the concepts and keywords of the packed sprites, once each, in order."""
+    with zipfile.ZipFile(sprites) as pack:
+        entries = [json.loads(line) for line in pack.read("index.jsonl").decode("utf-8").splitlines()]
+    concepts = [e["concept"] for e in entries]
+    keywords = [k.replace("_", " ") for e in entries for k in e["keywords"]]
+    return sorted({*WORDS.split(), *concepts, *keywords, *Phrases(tuple(nouns().values())).texts})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("wheel", type=Path, help="open_clip_torch's wheel")
-    parser.add_argument("sprites", type=Path, help="the sprites' zip, or its index.jsonl")
+    parser.add_argument("--sprites", type=Path, default=ASSET.parent / "sprites.zip")
     parser.add_argument("--out", type=Path, default=ASSET)
     args = parser.parse_args()
     with zipfile.ZipFile(args.wheel) as wheel, tempfile.TemporaryDirectory() as folder:
@@ -79,8 +77,9 @@ def main() -> None:
         "licence": "MIT",
         "copyright": [
             "Copyright (c) 2021 OpenAI (the byte-pair merges of CLIP)",
-            "Copyright (c) 2012-2021 Gabriel Ilharco, Mitchell Wortsman, Nicholas Carlini, Rohan Taori, Achal Dave, Vaishaal Shankar, "
-            "John Miller, Hongseok Namkoong, Hannaneh Hajishirzi, Ali Farhadi, Ludwig Schmidt (the package that carries them)",
+            "Copyright (c) 2012-2021 Gabriel Ilharco, Mitchell Wortsman, Nicholas Carlini, Rohan Taori, Achal Dave, "
+            "Vaishaal Shankar, John Miller, Hongseok Namkoong, Hannaneh Hajishirzi, Ali Farhadi, Ludwig Schmidt "
+            "(the package that carries them)",
         ],
         "changed": f"pruned from {len(full.merges)} merges to {len(small.merges)}, order kept",
         "size": small.size,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple
 
@@ -114,17 +113,11 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return torch.autocast(device.type, dtype=dtype)
 
 
-def scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
-    """Loss scaling for fp16, a pass-through for every other dtype (which has float32's exponent range)."""
-    return torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until everything queued on `device` is done, so that a clock read next tells the truth."""
+def forked(device: torch.device) -> AbstractContextManager[None]:
+    """A region after which torch's global generators, the CPU's and `device`'s, stand where they stood before it."""
     if device.type == _CUDA:
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+        return torch.random.fork_rng(devices=[device.index or 0], device_type=_CUDA)
+    return torch.random.fork_rng(devices=[])
 
 
 def memory(device: torch.device) -> Memory:
@@ -159,15 +152,3 @@ def title(device: torch.device) -> str:
     if device.type == "mps":
         return f"Apple {platform.machine()}"
     return f"{platform.machine()}, {torch.get_num_threads()} threads"
-
-
-@contextlib.contextmanager
-def threads(count: int | None) -> Iterator[None]:
-    """Run with that many CPU threads inside torch's operators and put the old count back; None changes nothing."""
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

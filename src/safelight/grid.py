@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -52,7 +53,8 @@ class Uniform(Grid, kind="uniform"):
 
     def places(self, process: Process, n: int) -> Tensor:
         if process.entries is not None:
-            return _entries(process, ((process.entries - 1) * _fractions(n, 0.0)).round())
+            places = np.linspace(0, process.entries - 1, n) if n > 1 else np.array([process.entries - 1.0])
+            return _entries(process, torch.from_numpy(places.round()[::-1].copy()))
         return self.start * torch.linspace(1, 0, n + 1, dtype=torch.float64)[:-1]
 
 

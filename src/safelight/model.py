@@ -92,6 +92,12 @@ class Model(nn.Module):
         self.denoiser = Denoiser(spec.network.build(), spec.process, spec.parameterization)
         self.codec = spec.codec.build()
         self.text = spec.text.build() if spec.text is not None else None
+        latents = self.codec.channels(spec.channels)
+        takes = getattr(spec.network, "channels", latents)
+        if takes != latents:
+            raise SpecError(
+                f"model.network.channels is {takes}, but codec '{spec.codec.kind}' makes {latents} channels of a picture's {spec.channels}"
+            )
         self.lineage: Mapping[str, Any] = {}
         self.fingerprint = ""
 
@@ -286,7 +292,7 @@ def load(
             state = {k.removeprefix(chosen + "/"): file.get_tensor(k) for k in file.keys() if k.startswith(chosen + "/")}  # noqa: SIM118
     except SafetensorError as error:
         raise SpecError(f"{header.path} is damaged: {' '.join(str(error).split())}") from None
-    fit(model, state, str(header.path))
+    fit(model, state, str(header.path), assign=True)
     model.lineage = header.lineage
     model.fingerprint = fingerprint(header.path)
     if dtype is not None:
@@ -294,8 +300,11 @@ def load(
     return model.to(device).eval()
 
 
-def fit(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Load a state dict strictly. Raises SpecError naming the first tensor that is missing, unknown or of another shape."""
+def fit(model: nn.Module, state: Mapping[str, Tensor], where: str, *, assign: bool = False) -> None:
+    """Load a state dict strictly. assign: take its tensors over as they are, dtype included, instead of copying their values.
+
+    Raises SpecError naming the first tensor that is missing, unknown or of another shape.
+    """
     own = model.state_dict()
     for kind, names in (("lacks", sorted(set(own) - set(state))), ("has the unknown tensor", sorted(set(state) - set(own)))):
         if names:
@@ -306,7 +315,7 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
             raise SpecError(
                 f"{where} is of another network: '{name}' is {tuple(state[name].shape)} there, {tuple(value.shape)} is expected"
             )
-    model.load_state_dict(dict(state))
+    model.load_state_dict(dict(state), assign=assign)
 
 
 def fingerprint(path: Path) -> str:

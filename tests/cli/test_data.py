@@ -8,10 +8,10 @@ import subprocess
 import sys
 
 import pytest
-from tests.data.formats import pictures, put, with_jsonl
 
 from safelight.cli import data as verb
 from safelight.spec import SpecError
+from tests.data.formats import pictures, put, with_jsonl
 
 
 def call(*argv: str) -> int:

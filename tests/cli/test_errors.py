@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from safelight.model import MIGRATIONS, Model, peek, save
@@ -137,7 +138,10 @@ SAMPLE: dict[str, tuple[Callable[[Path, Path], list[str]], list[str]]] = {
     "unknown weights": (own("--weights", "emma"), ["no weights 'emma'; did you mean 'ema'? (it has: raw, ema)"]),
     "unknown class": (own("-p", "ancle boot"), ["no class 'ancle boot'; did you mean 'ankle boot'?"]),
     "unknown sampler": (own("--sampler", "ddmi"), ["request.sampler: no sampler 'ddmi'; did you mean 'dd", "kinds: "]),
-    "unknown field": (own("--set", "sampler.etta=1"), ["request.sampler: unknown field 'etta'; did you mean 'eta'? (fields: eta)"]),
+    "unknown field": (
+        own("--set", "sampler.etta=1"),
+        ["request.sampler: unknown field 'etta'; did you mean 'eta'? (fields: eta)"],
+    ),
     "unknown field at the top": (own("--set", "stepps=3"), ["request: unknown field 'stepps'; did you mean 'steps'?"]),
     "unknown branch": (own("--set", "samler.eta=1"), ["no 'samler'; did you mean 'sampler'?"]),
     "field of a number": (own("--set", "steps.x=1"), ["'steps' is 4, it has no fields"]),
@@ -159,7 +163,9 @@ SAMPLE: dict[str, tuple[Callable[[Path, Path], list[str]], list[str]]] = {
 
 
 @pytest.mark.parametrize("what", SAMPLE)
-def test_sample_refuses(what: str, cli: Callable[..., Any], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sample_refuses(
+    what: str, cli: Callable[..., Any], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     make, says = SAMPLE[what]
     argv = make(tmp_path, model)
@@ -174,8 +180,12 @@ def test_sample_refuses(what: str, cli: Callable[..., Any], model: Path, tmp_pat
     assert not (tmp_path / "canary").exists()
 
 
-@pytest.mark.parametrize("what", ["pickle renamed", "torch.save renamed", "empty file", "cut short", "header cut short", "missing file"])
-def test_inspect_refuses(what: str, cli: Callable[..., Any], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "what", ["pickle renamed", "torch.save renamed", "empty file", "cut short", "header cut short", "missing file"]
+)
+def test_inspect_refuses(
+    what: str, cli: Callable[..., Any], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     make, says = SAMPLE[what]
     ran = cli("inspect", *make(tmp_path, model))
@@ -183,6 +193,141 @@ def test_inspect_refuses(what: str, cli: Callable[..., Any], model: Path, tmp_pa
     for words in says:
         assert words in ran.err
     assert not (tmp_path / "canary").exists()
+
+
+def png(folder: Path, name: str, side: int = 28, channels: int = 1) -> Path:
+    """A picture file."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise((side, side), 64).convert("L" if channels == 1 else "RGB").save(path)
+    return path
+
+
+def three(folder: Path) -> str:
+    for k in range(3):
+        png(folder, f"three/{k}.png")
+    return "three"
+
+
+def hollow(folder: Path) -> str:
+    (folder / "hollow").mkdir()
+    return "hollow"
+
+
+def words(folder: Path) -> str:
+    (folder / "words").mkdir()
+    (folder / "words" / "a.txt").write_text("a caption")
+    return "words"
+
+
+def all_truncated(folder: Path) -> str:
+    for k in range(3):
+        path = png(folder, f"cut/{k}.png")
+        path.write_bytes(path.read_bytes()[:200])
+    return "cut"
+
+
+def a_run(folder: Path) -> str:
+    (folder / "run").mkdir()
+    (folder / "run" / "run.json").write_text("{}")
+    return three(folder)
+
+
+_TINY = ["fashion-mnist-tutorial", "--set", "plan.steps=1"]
+
+# what is wrong -> (makes the data and names their folder, further arguments of `safelight train`, what the line must say)
+TRAIN: dict[str, tuple[Callable[[Path], str], list[str], list[str]]] = {
+    "missing folder": (lambda folder: "nowhere", _TINY, ["no such file or folder: nowhere"]),
+    "empty folder": (hollow, _TINY, ["hollow: no pictures in it"]),
+    "texts only": (words, _TINY, ["words: no pictures in it"]),
+    "all truncated": (all_truncated, [*_TINY, "--set", "plan.batch=1"], ["none of the 3 pictures can be read"]),
+    "batch larger than the data": (three, _TINY, ["plan.batch", "128", "larger than the data"]),
+    "another shape": (
+        three,
+        [*_TINY, "--set", "plan.batch=1", "--set", "model.channels=3"],
+        ["model.network.channels is 1", "3"],
+    ),
+    "unknown recipe": (
+        three,
+        ["fashion-mnist-tutorail"],
+        ["no recipe 'fashion-mnist-tutorail'; did you mean 'fashion-mnist-tutorial'?"],
+    ),
+    "unknown field": (three, [*_TINY, "--set", "plan.bach=1"], ["plan: unknown field 'bach'; did you mean 'batch'?"]),
+    "wrong type": (three, [*_TINY, "--set", "plan.optimizer.lr=fast"], ["plan.optimizer.lr: ", "'fast'"]),
+    "two lengths": (three, [*_TINY, "--set", "plan.epochs=2"], ["exactly one of steps, epochs, images"]),
+    "no recipe": (three, [], ["name a recipe"]),
+    "there is a run already": (a_run, [*_TINY, "--set", "plan.batch=1"], ["run holds a run already", "--resume"]),
+    "nothing to resume": (three, ["--resume"], ["run holds no run to resume"]),
+}
+
+
+@pytest.mark.parametrize("what", TRAIN)
+def test_train_refuses(what: str, cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make, argv, says = TRAIN[what]
+    data = make(tmp_path)
+    before = listing(tmp_path)
+    ran = cli("train", *argv, "--data", data, "--out", "run", "--device", "cpu")
+    assert (ran.code, ran.out) == (2, ""), ran
+    assert ran.err.startswith("safelight: train: ")
+    assert ran.err.count("\n") == 1
+    for word in says:
+        assert word in ran.err
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["data", "check", "nowhere"], "no such file or folder: nowhere"),
+        (["noise", "nowhere.png"], "nowhere.png: No such file or directory"),
+        (["noise", "cut.png"], "cut.png cannot be decoded"),
+        (["noise", "text.png"], "text.png is not a picture"),
+        (["noise", "whole.png", "--process", "cosin"], "no process 'cosin'; did you mean 'cosine'?"),
+        (["noise", "whole.png", "--out", "x.mp4"], "'.mp4' is no picture format"),
+        (["plot", "schedule", "cosin"], "no process 'cosin'; did you mean 'cosine'?"),
+        (["plot", "loss", "nowhere"], "nowhere"),
+        (["evaluate", "quality", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["list", "sampler", "ddmi"], "no sampler 'ddmi'; did you mean 'dd"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_the_other_verbs_refuse(
+    argv: list[str], says: str, cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    png(tmp_path, "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:300])
+    (tmp_path / "text.png").write_text("not a picture")
+    before = listing(tmp_path)
+    ran = cli(*argv)
+    assert ran.code == 2, ran
+    assert ran.err.startswith(f"safelight: {argv[0]}: ")
+    assert ran.err.count("\n") == 1
+    assert says in ran.err
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("package", "argv"),
+    [
+        ("pyarrow", ["data", "check", "p.parquet"]),
+        ("datasets", ["train", "fashion-mnist", "--set", "data={kind: hub, name: someone/something}", "--out", "run"]),
+        ("tensorboard", ["train", "fashion-mnist", "--tensorboard", "--out", "run"]),
+    ],
+)
+def test_an_absent_extra_is_named(
+    package: str, argv: list[str], cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in [package, *(m for m in sys.modules if m.startswith(package + "."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path / "p.parquet").write_bytes(b"PAR1" * 10)
+    ran = cli(*argv)
+    assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1), ran
+    extra = "track" if package == "tensorboard" else "data"
+    assert f"pip install 'safelight[{extra}]'" in ran.err
+    assert [p.name for p in tmp_path.iterdir()] == ["p.parquet"]
 
 
 def test_full_disk(model: Path, tmp_path: Path) -> None:

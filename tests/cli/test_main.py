@@ -33,7 +33,9 @@ def test_every_verb_in_the_index_exists_and_explains_itself(verb: str, cli: Call
     ran = cli(verb, "--help")
     assert ran.code == 0
     assert ran.out.startswith(f"usage: safelight {verb}")
-    assert "torch" not in vars(importlib.import_module(f"safelight.cli.{VERBS[verb][0]}")), "torch at the top of a verb slows its help"
+    assert "torch" not in vars(importlib.import_module(f"safelight.cli.{VERBS[verb][0]}")), (
+        "torch at the top of a verb slows its help"
+    )
 
 
 def test_version(cli: Callable[..., Any]) -> None:
@@ -106,7 +108,9 @@ def test_our_own_errors_keep_their_traceback(cli: Callable[..., Any], monkeypatc
 def test_a_reader_that_leaves_is_no_error(lines: int) -> None:
     code = f"from safelight.cli import main, doctor; doctor.run = lambda args: print('row\\n' * {lines}) or 0; main.entry()"
     done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", '"$0" -c "$1" doctor | head -n 1', sys.executable, code], capture_output=True, text=True
+        ["bash", "-o", "pipefail", "-c", '"$0" -c "$1" doctor | head -n 1', sys.executable, code],
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "row\n", "")
 

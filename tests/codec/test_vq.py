@@ -107,8 +107,17 @@ def test_a_codebook_begins_at_the_first_batch_and_is_used():
     for _ in range(50):
         codec(x)
     again = SMALL.build().train()
-    again.load_state_dict({**codec.state_dict(), **{k: torch.zeros_like(v) for k, v in SMALL.build().state_dict().items() if k in
-                          ("codebook", "count", "total", "seen", "shift")}, "scale": torch.ones(3)})
+    again.load_state_dict(
+        {
+            **codec.state_dict(),
+            **{
+                k: torch.zeros_like(v)
+                for k, v in SMALL.build().state_dict().items()
+                if k in ("codebook", "count", "total", "seen", "shift")
+            },
+            "scale": torch.ones(3),
+        }
+    )
     for _ in range(50):
         again(x)
     assert torch.equal(again.codebook, codec.codebook)  # revival draws nothing: the same run twice is the same

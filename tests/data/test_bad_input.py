@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.data.formats import idx_bytes, pictures, png, put
 
 from safelight.data import load
 from safelight.spec import SpecError, build
+from tests.data.formats import idx_bytes, pictures, png, put
 
 
 def idx(root: Path, images: bytes, labels: bytes | None = None) -> dict[str, str]:

@@ -6,10 +6,10 @@ import json
 import shutil
 
 import pytest
-from tests.data.formats import CAPTIONED, pictures, put, with_jsonl
 
 from safelight.data import check
 from safelight.data.folder import METADATA
+from tests.data.formats import CAPTIONED, pictures, put, with_jsonl
 
 
 def test_everything_is_counted(tmp_path):

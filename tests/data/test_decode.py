@@ -8,10 +8,10 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image
-from tests.data.formats import pictures, png
 
 from safelight.data.decode import as_channels, decode, grey, probe
 from safelight.data.source import CorruptError
+from tests.data.formats import pictures, png
 
 
 def encode(image: Image.Image, form: str = "PNG", **options: object) -> bytes:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.data.formats import idx_bytes
 
 from safelight.data import DataError, fashion
 from safelight.spec import build
+from tests.data.formats import idx_bytes
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "fashion-1000"
 

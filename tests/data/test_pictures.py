@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.data.formats import pictures, png, put
 
 from safelight.data import Crop, DataError, Order, Pad, Stretch, detect, flip, from_unit, load, memory, to_unit
 from safelight.data.decode import as_channels
+from tests.data.formats import pictures, png, put
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "fashion-1000"
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.data.formats import CAPTIONED, CLASSES, add, contents, idx_bytes, pictures, png, put, with_tars
 
 from safelight.data import DataError, detect, memory
 from safelight.data.idx import FASHION
 from safelight.data.source import digest
 from safelight.data.webdataset import expand
 from safelight.spec import SpecError, build, describe, kinds, parse
+from tests.data.formats import CAPTIONED, CLASSES, add, contents, idx_bytes, pictures, png, put, with_tars
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "fashion-1000"
 
@@ -257,3 +257,16 @@ def test_two_kinds_in_one_folder_must_be_told_apart(tmp_path):
         DataError, match=r"holds pictures and tar shards: say which is meant by its kind \(folder or webdataset\)"
     ):
         detect(tmp_path)
+
+
+def test_a_sample_of_a_shard_is_read_alone(tmp_path, monkeypatch):
+    """Resuming inside a shard reads nothing before it: sample k costs the bytes of its picture and no more."""
+    from safelight.data import webdataset
+
+    examples = pictures(9)
+    with_tars(tmp_path, examples)
+    data = detect(tmp_path).open()
+    read: list[int] = []
+    monkeypatch.setattr(webdataset, "_read", lambda m, whole=webdataset._read: read.append(m.size) or whole(m))
+    got = data.read(7)
+    assert read == [len(png(got.image))]

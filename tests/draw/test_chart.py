@@ -31,7 +31,9 @@ def test_schedules_state_the_terminal_snr(tmp_path: Path) -> None:
     text = chart.terminal(build({"kind": "linear", "T": 200}, "process"))
     betas = np.linspace(1e-4, 0.02, 200)
     alpha2 = np.prod(1 - betas)
-    assert text == f"terminal alpha {alpha2**0.5:.3g}, SNR {alpha2 / (1 - alpha2):.3g} (log {np.log(alpha2 / (1 - alpha2)):+.1f})"
+    assert (
+        text == f"terminal alpha {alpha2**0.5:.3g}, SNR {alpha2 / (1 - alpha2):.3g} (log {np.log(alpha2 / (1 - alpha2)):+.1f})"
+    )
     assert "alpha 0.364" in text
     assert "noise alone" in chart.terminal(build("cosine", "process"))
     assert "noise alone" in chart.terminal(build({"kind": "linear", "zero_terminal_snr": True}, "process"))

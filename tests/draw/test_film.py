@@ -32,7 +32,9 @@ def decoded(path: Path) -> tuple[list[np.ndarray], list[int]]:
 
 def holds(page: np.ndarray, picture: torch.Tensor, scale: int) -> bool:
     """Whether the picture, enlarged, is somewhere on the page, exactly."""
-    large = np.kron(np.broadcast_to(picture.permute(1, 2, 0).numpy(), (*picture.shape[1:], 3)), np.ones((scale, scale, 1), np.uint8))
+    large = np.kron(
+        np.broadcast_to(picture.permute(1, 2, 0).numpy(), (*picture.shape[1:], 3)), np.ones((scale, scale, 1), np.uint8)
+    )
     h, w = large.shape[:2]
     corner = (page[: page.shape[0] - h + 1, : page.shape[1] - w + 1] == large[0, 0]).all(-1)
     return any(np.array_equal(page[y : y + h, x : x + w], large) for y, x in np.argwhere(corner))
@@ -69,7 +71,11 @@ def test_a_coloured_gif_has_one_palette_and_is_close(tmp_path: Path) -> None:
         assert len(palettes) == 1
         image.seek(3)
         page = np.asarray(image.convert("RGB")).astype(float)
-    near = [np.abs(page[i : i + 32, j : j + 32] - smooth[0].permute(1, 2, 0).numpy()).mean() for i in range(page.shape[0] - 31) for j in range(page.shape[1] - 31)]
+    near = [
+        np.abs(page[i : i + 32, j : j + 32] - smooth[0].permute(1, 2, 0).numpy()).mean()
+        for i in range(page.shape[0] - 31)
+        for j in range(page.shape[1] - 31)
+    ]
     assert min(near) < 12
 
 

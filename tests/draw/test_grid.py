@@ -25,13 +25,27 @@ def test_without_words_the_sheet_is_the_pictures(c: int) -> None:
     assert image.mode == ("L" if c == 1 else "RGB")
     whole = np.asarray(image).reshape(*image.size[::-1], c)
     inside = whole[MARGIN:-MARGIN, MARGIN:-MARGIN]
-    rows = [np.concatenate([np.kron(x[r * 3 + k].permute(1, 2, 0).numpy(), np.ones((2, 2, 1), np.uint8)) for k in range(3)], 1) for r in (0, 1)]
+    rows = [
+        np.concatenate([np.kron(x[r * 3 + k].permute(1, 2, 0).numpy(), np.ones((2, 2, 1), np.uint8)) for k in range(3)], 1)
+        for r in (0, 1)
+    ]
     assert np.array_equal(inside, np.concatenate(rows))
 
 
 def test_with_words_every_picture_is_still_there_exactly() -> None:
     x = pictures(10, 1, 8, 8)
-    image = np.asarray(sheet(x, columns=5, captions=[f"picture {i}" for i in range(10)], heads=list("abcde"), rows=["x", "y"], title="t", note="n", scale=3))
+    image = np.asarray(
+        sheet(
+            x,
+            columns=5,
+            captions=[f"picture {i}" for i in range(10)],
+            heads=list("abcde"),
+            rows=["x", "y"],
+            title="t",
+            note="n",
+            scale=3,
+        )
+    )
     for i in range(10):
         large = np.kron(x[i, 0].numpy(), np.ones((3, 3), np.uint8))
         views = np.lib.stride_tricks.sliding_window_view(image, large.shape)
@@ -59,7 +73,8 @@ def test_lettering_fits_its_room() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"captions": ["one"]}, {"rows": ["a"], "columns": 2}, {"heads": ["a"], "columns": 2}, {"columns": 0}, {"scale": 0}]
+    "wrong",
+    [{"captions": ["one"]}, {"rows": ["a"], "columns": 2}, {"heads": ["a"], "columns": 2}, {"columns": 0}, {"scale": 0}],
 )
 def test_names_that_do_not_match_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(SpecError):

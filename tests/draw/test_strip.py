@@ -39,7 +39,15 @@ def test_the_seed_decides_the_noise() -> None:
 
 def test_colour_stays_colour_and_numbers_read_well() -> None:
     assert noise_strip(torch.zeros(3, 8, 8), PROCESSES, TIMES, title="t").mode == "RGB"
-    assert [number(v) for v in (0, 1, 0.0417, 0.364, 79.96, 0.0000493, 12345.6)] == ["0", "1", "0.0417", "0.364", "80", "5e-05", "12,346"]
+    assert [number(v) for v in (0, 1, 0.0417, 0.364, 79.96, 0.0000493, 12345.6)] == [
+        "0",
+        "1",
+        "0.0417",
+        "0.364",
+        "80",
+        "5e-05",
+        "12,346",
+    ]
     assert [signed(v) for v in (float("inf"), float("-inf"), 2.345, -10.06)] == ["+inf", "-inf", "+2.3", "-10.1"]
 
 

@@ -9,9 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from safelight.data.idx import IDXSource
 from safelight.evaluate.classifier import ClassifierSpec, load, save, shipped
-from safelight.evaluate.fit import Fit, accuracy, fit, rounded
+from safelight.evaluate.fit import Epoch, Fit, accuracy, fit, rounded
+from safelight.evaluate.real import read
 from safelight.spec import SpecError
+
+FIXTURE = Path(__file__).parent.parent / "fixtures" / "fashion-1000"
 
 SPEC = ClassifierSpec(names=("bar", "column"), size=(12, 12), widths=(4, 8), features=16)
 
@@ -29,7 +33,7 @@ def bars(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return x.to(torch.uint8), labels
 
 
-def trained(seed: int = 0):  # noqa: ANN201
+def trained(seed: int = 0) -> list[Epoch]:
     return list(fit(SPEC, *bars(512, 0), Fit(epochs=4, batch=32, shift=1, seed=seed)))
 
 
@@ -74,7 +78,13 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "weights.safetensors", {"safelight": json.dumps(about)})
     about["classifier"] = {"nams": ["a"]}  # type: ignore[assignment]
     save_file({"a": torch.zeros(1)}, tmp_path / "field.safetensors", {"safelight": json.dumps(about)})
-    words = {"other": "no classifier", "pickle": "not a readable", "weights": "disagree at", "field": "did you mean 'names'", "none": "there is no"}
+    words = {
+        "other": "no classifier",
+        "pickle": "not a readable",
+        "weights": "disagree at",
+        "field": "did you mean 'names'",
+        "none": "there is no",
+    }
     for name, word in words.items():
         with pytest.raises(SpecError) as error:
             load(tmp_path / f"{name}.safetensors")
@@ -102,3 +112,8 @@ def test_the_shipped_classifier_is_the_one_that_was_measured() -> None:
     assert shipped().stat().st_size < 1_000_000
     assert model.spec.names[0] == "t-shirt"
     assert model.spec.features == 128
+    assert model.fingerprint == "23ed3a74c210b547"  # numbers in model cards were taken with these weights
+    data = read(IDXSource(path=str(FIXTURE)).open(), 1, (28, 28), model.spec.names)
+    rate, each = accuracy(model, data.pictures, data.labels)
+    assert rate > 0.92  # pictures of the test split
+    assert min(each) > 0.7

@@ -35,8 +35,8 @@ def test_the_nearest_is_the_nearest(shift: int, mirror: bool) -> None:
 
 def test_exact_moved_and_mirrored_copies_are_at_distance_zero() -> None:
     train = noise(40, 2)
-    train[:, :, [0, -1]] = 0  # an empty frame, so that a shift loses nothing
-    train[:, :, :, [0, -1]] = 0
+    train[:, :, [0, 1, -2, -1]] = 0  # an empty frame, so that a shift there and back loses nothing
+    train[:, :, :, [0, 1, -2, -1]] = 0
     for k, copy in enumerate(moved(train[3:4], 1, True)):
         found = in_pixels(copy, train)
         assert found.index.item() == 3, k

@@ -43,7 +43,9 @@ def test_known_cases() -> None:
     assert (same.precision, same.recall, same.coverage) == (1.0, 1.0, 1.0)
     other = manifold(real, torch.randn(400, 4, generator=random))
     assert other.density == pytest.approx(1, abs=0.12)  # the same distribution: density is 1 in expectation (Naeem et al. 2020)
-    assert other.coverage == pytest.approx(1 - (400 * 399 * 398 * 397 * 396) / (800 * 799 * 798 * 797 * 796) * 32 / 32, abs=0.06)
+    assert other.coverage == pytest.approx(
+        1 - (400 * 399 * 398 * 397 * 396) / (800 * 799 * 798 * 797 * 796) * 32 / 32, abs=0.06
+    )
     collapsed = manifold(real, real[:1] + 0.01 * torch.randn(400, 4, generator=random))
     assert collapsed.precision > 0.95
     assert collapsed.recall < 0.05

@@ -24,12 +24,15 @@ NAMES = ("bar", "column", "square")
 
 
 def shapes(n: int, seed: int) -> Labelled:
+    """A lying bar, a standing one or a square, somewhere and of some brightness, on faint noise."""
     random = torch.Generator().manual_seed(seed)
     x = torch.randint(0, 40, (n, 1, 10, 10), generator=random)
     labels = torch.arange(n) % 3
-    for i, (y, z, light) in enumerate(torch.stack([torch.randint(0, 7, (n,), generator=random) for _ in range(2)] + [torch.randint(120, 256, (n,), generator=random)], 1).tolist()):
-        h, w = ((2, 10), (10, 2), (4, 4))[labels[i]]
-        x[i, 0, y if h < 10 else 0 : (y if h < 10 else 0) + h, z if w < 10 else 0 : (z if w < 10 else 0) + w] = light
+    places, lights = torch.randint(0, 7, (n, 2), generator=random), torch.randint(120, 256, (n,), generator=random)
+    for i in range(n):
+        h, w = ((2, 10), (10, 2), (4, 4))[int(labels[i])]
+        top, left = (0 if side == 10 else int(at) for side, at in zip((h, w), places[i], strict=True))
+        x[i, 0, top : top + h, left : left + w] = lights[i]
     return Labelled(x.to(torch.uint8), labels, NAMES)
 
 
@@ -43,15 +46,20 @@ def world() -> tuple[Labelled, Labelled, Classifier]:
 
 
 def made(real: Labelled, **about: object) -> Made:
-    return Made(real.pictures, tuple(real.names[c] for c in real.labels.tolist()), {"source": "folder", "folder": "x", "files": []} | about)
+    return Made(
+        real.pictures,
+        tuple(real.names[c] for c in real.labels.tolist()),
+        {"source": "folder", "folder": "x", "files": []} | about,
+    )
 
 
 def test_fresh_real_pictures_score_as_the_floor(world: tuple[Labelled, Labelled, Classifier]) -> None:
     train, test, eye = world
-    r = evaluate(made(shapes(300, 2)), train, test, eye).numbers
+    several = [evaluate(made(shapes(300, seed)), train, test, eye).numbers for seed in (2, 3, 4, 5)]
+    assert sum(r["frechet"]["value"] for r in several) / 4 < 3 * several[0]["frechet"]["floor"]
+    r = several[0]
     assert r["recognised"]["rate"] > 0.97
     assert r["frechet"]["name"] == "FD-shapes"
-    assert r["frechet"]["value"] < 3 * r["frechet"]["floor"]
     assert r["kernel"]["low"] < 0 < r["kernel"]["high"]
     assert r["manifold"]["precision"] == pytest.approx(r["manifold"]["floor"]["precision"], abs=0.08)
     assert r["manifold"]["recall"] == pytest.approx(r["manifold"]["floor"]["recall"], abs=0.08)
@@ -78,7 +86,15 @@ def test_copies_and_noise_and_wrong_prompts_are_called_what_they_are(world: tupl
 
 def test_the_result_is_deterministic_json_that_a_card_is_made_of(world: tuple[Labelled, Labelled, Classifier]) -> None:
     train, test, eye = world
-    about = {"source": "generated", "model": "abc", "weights": "ema", "seed": 1, "steps": 20, "guidance": 1.5, "sampler": "ddim", "grid": "uniform", "mix": "cfg", "torch": "2", "device": "cpu"}  # fmt: skip
+    about: dict[str, object] = {
+        "source": "generated",
+        "model": "abc",
+        "weights": "ema",
+        "seed": 1,
+        "steps": 20,
+        "guidance": 1.5,
+    }
+    about |= {"sampler": "ddim", "grid": "uniform", "mix": "cfg", "torch": "2", "device": "cpu"}
     fakes = made(shapes(300, 2), **about)
     a, b = evaluate(fakes, train, test, eye).numbers, evaluate(fakes, train, test, eye).numbers
     assert {**a, "seconds": 0} == {**b, "seconds": 0}
@@ -87,7 +103,15 @@ def test_the_result_is_deterministic_json_that_a_card_is_made_of(world: tuple[La
     for field in ("generated", "train", "test", "resize", "range"):
         assert field in back["pictures"]
     text = card(back)
-    for word in ("FD-shapes", "guidance scale 1.5", "20 steps of `ddim`", "weights `ema`", "seed 1", eye.fingerprint, "| bar | "):
+    for word in (
+        "FD-shapes",
+        "guidance scale 1.5",
+        "20 steps of `ddim`",
+        "weights `ema`",
+        "seed 1",
+        eye.fingerprint,
+        "| bar | ",
+    ):
         assert word in text, word
     assert "FID" not in text.replace("an FID", "")
     few = evaluate(made(shapes(21, 2)), train, test, ClassifierSpec(names=NAMES, size=(10, 10), features=64).build().eval())
@@ -107,9 +131,17 @@ def test_a_folder_of_pngs_gives_the_same_numbers(world: tuple[Labelled, Labelled
 
     def told(r: Report) -> list[float]:
         n = r.numbers
-        return [n["recognised"]["rate"], n["frechet"]["value"], n["kernel"]["value"], n["manifold"]["precision"], n["copies"]["pixels"]["fraction"]]
+        return [
+            n["recognised"]["rate"],
+            n["frechet"]["value"],
+            n["kernel"]["value"],
+            n["manifold"]["precision"],
+            n["copies"]["pixels"]["fraction"],
+        ]
 
-    np.testing.assert_allclose(told(evaluate(again, train, test, eye)), told(evaluate(fakes, train, test, eye)), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        told(evaluate(again, train, test, eye)), told(evaluate(fakes, train, test, eye)), rtol=1e-5, atol=1e-7
+    )
 
 
 def test_without_prompts_recognition_is_left_out(world: tuple[Labelled, Labelled, Classifier]) -> None:

@@ -101,11 +101,14 @@ def from_ddpm_pytorch(net: UNet, peer: nn.Module) -> UNet:
         pairs += [(stage.block.conv2, b.block2.proj), (stage.block.norm2.g, b.block2.norm.g)]
         pairs += [(stage.block.short, b.res_conv)]
     for stage, a in zip([s for s in ours if s.attention is not None], attentions, strict=True):
-        pairs += [(stage.attention.norm.g, a.norm.g), (stage.attention.qkv.weight, a.to_qkv.weight)]
+        pairs += [(stage.attention.norm.g, a.norm.g)]
         if isinstance(a.to_out, nn.Sequential):  # linear attention, whose memory lies as (2, heads, d, M)
+            mine = (stage.attention.q, stage.attention.k, stage.attention.v)
+            pairs += [(m.weight, w) for m, w in zip(mine, a.to_qkv.weight.chunk(3), strict=True)]
             pairs += [(stage.attention.out, a.to_out[0]), (stage.attention.norm_out.g, a.to_out[1].g)]
             pairs += [(stage.attention.memory, a.mem_kv.transpose(2, 3).contiguous())]
         else:
+            pairs += [(stage.attention.qkv.weight, a.to_qkv.weight)]
             pairs += [(stage.attention.out, a.to_out), (stage.attention.memory, a.mem_kv)]
     for stage, r in zip([s for s in net.stages if s.resample is not None], resamples, strict=True):
         pairs += [(stage.resample, r)]

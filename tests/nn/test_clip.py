@@ -33,7 +33,9 @@ IMAGE = {
 
 def fill(module: torch.nn.Module, theirs: dict[str, Tensor], top: dict[str, str]) -> None:
     """Copy weights by name; every tensor of theirs must be used."""
-    theirs = {k.removeprefix("text_model.").removeprefix("vision_model."): v for k, v in theirs.items() if "position_ids" not in k}
+    theirs = {
+        k.removeprefix("text_model.").removeprefix("vision_model."): v for k, v in theirs.items() if "position_ids" not in k
+    }
     state = {}
     for name in module.state_dict():
         head, _, leaf = name.rpartition(".")
@@ -52,8 +54,16 @@ def test_the_text_tower_equals_the_peers(quick):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.CLIPTextConfig(
-        vocab_size=60, hidden_size=32, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=12,
-        hidden_act="quick_gelu" if quick else "gelu", eos_token_id=59, bos_token_id=58, initializer_range=0.3,
+        vocab_size=60,
+        hidden_size=32,
+        intermediate_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=12,
+        hidden_act="quick_gelu" if quick else "gelu",
+        eos_token_id=59,
+        bos_token_id=58,
+        initializer_range=0.3,
     )
     peer = transformers.CLIPTextModel(config).eval()
     for p in peer.parameters():
@@ -80,7 +90,12 @@ def test_the_image_tower_equals_the_peers(quick):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.CLIPVisionConfig(
-        hidden_size=32, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, image_size=16, patch_size=4,
+        hidden_size=32,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=16,
+        patch_size=4,
         hidden_act="quick_gelu" if quick else "gelu",
     )
     peer = transformers.CLIPVisionModel(config).eval()

@@ -33,7 +33,9 @@ class _Believes(Network):
         return Output((self.belief - skip * x / inp) / out)
 
 
-def _losses(weighting: Weighting, parameterization: str, process: str, t: Tensor, x0: Tensor, belief: Tensor, eps: Tensor) -> Tensor:
+def _losses(
+    weighting: Weighting, parameterization: str, process: str, t: Tensor, x0: Tensor, belief: Tensor, eps: Tensor
+) -> Tensor:
     """The loss of a model that believes `belief`, in float64."""
     model = tiny.model(process=process, parameterization=parameterization, text=None, network=tiny.network()).double()
     denoiser = model.denoiser
@@ -101,7 +103,9 @@ def test_distances_are_torchs(name: str) -> None:
     torch.testing.assert_close(Huber(delta=0.1)(a, b), torch.nn.SmoothL1Loss(reduction="none", beta=0.1)(a, b))
 
 
-@pytest.mark.parametrize("kind, process", [(LogitNormal(mean=0.3, std=0.8), "flow"), (LogNormal(), "edm"), (LogNormal(mean=0.0, std=1.0), "cosine")])
+@pytest.mark.parametrize(
+    "kind, process", [(LogitNormal(mean=0.3, std=0.8), "flow"), (LogNormal(), "edm"), (LogNormal(mean=0.0, std=1.0), "cosine")]
+)
 def test_times_have_their_distribution(kind: Times, process: str) -> None:
     """Kolmogorov-Smirnov of 20,000 draws in the variable that should be normal: below the 0.1 % point."""
     there = build(process, "process")

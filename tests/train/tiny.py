@@ -56,7 +56,7 @@ def model(seed: int = 0, **fields: Any) -> Model:
         return Model(spec(**fields))
 
 
-def pictures(n: int = 64, seed: int = 0) -> Pictures:
+def pictures(n: int = 64, seed: int = 0, device: torch.device | str = "cpu") -> Pictures:
     """n pictures: a bright square at a random place, its class where it lies."""
     random = np.random.default_rng(seed)
     images = random.integers(0, 60, (n, 8, 8, 1), dtype=np.uint8)
@@ -65,7 +65,7 @@ def pictures(n: int = 64, seed: int = 0) -> Pictures:
         y, x = random.integers(0, 6, 2)
         image[y : y + 3, x : x + 3] = 220
         captions.append(NAMES[x // 2])
-    return load(memory(images, captions, [f"{seed}-{i:04d}" for i in range(n)]))
+    return load(memory(images, captions, [f"{seed}-{i:04d}" for i in range(n)]), device=device)
 
 
 def plan(**fields: Any) -> Plan:

@@ -78,7 +78,7 @@ def _show(report: CheckReport, max_loss: float, most: int | None) -> None:
     console.print(f"  used        {report.used:,}{repeats}")
     others = len(report.skipped) - len(report.lost)
     console.print(
-        f"  lost        {len(report.lost):,} ({report.loss:.2%})" + (f", and {others:,} other files" if others else "")
+        f"  lost        {len(report.lost):,} ({report.loss:.2%})" + (f", and {others:,} other file(s)" if others else "")
     )
     console.print(f"  captions    {report.captions:,} different, {report.uncaptioned:,} pictures without")
     copies = sum(len(group) - 1 for group in report.duplicates)
@@ -102,7 +102,7 @@ def _show(report: CheckReport, max_loss: float, most: int | None) -> None:
     if report.ok(max_loss):
         console.print("[green]ok[/green]")
     elif report.near_misses:
-        console.print(f"[red]not ok[/red]: {len(report.near_misses)} files have nearly the right name")
+        console.print(f"[red]not ok[/red]: {len(report.near_misses)} nearly right file name(s)")
     else:
         console.print(f"[red]not ok[/red]: {report.loss:.2%} is lost, --max-loss allows {max_loss:.2%}")
 

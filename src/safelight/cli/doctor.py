@@ -54,7 +54,9 @@ def report() -> dict[str, Any]:
     folders = {str(path): _writable(path) for path in (Path.cwd(), Path(tempfile.gettempdir()))}
     problems += [f"cannot write to {path}" for path, state in folders.items() if not state["writable"]]
     if importlib.util.find_spec("torchvision") is not None:
-        problems.append("torchvision is installed: safelight never uses it, and it breaks at import beside a CPU build of torch")
+        problems.append(
+            "torchvision is installed: safelight never uses it, and it breaks at import beside a CPU build of torch"
+        )
     return {
         "safelight": safelight.__version__,
         "python": platform.python_version(),

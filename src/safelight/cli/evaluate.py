@@ -27,27 +27,41 @@ def add(parser: argparse.ArgumentParser) -> None:
     """What to do, and with which pictures."""
     verbs = parser.add_subparsers(dest="what", required=True, metavar="WHAT", parser_class=type(parser))
     quality = verbs.add_parser("quality", help="measure a model, or a folder of pictures")
-    quality.add_argument("model", metavar="MODEL", help="a model file, a run's folder, a name that ships, or a folder of pictures by class")
-    quality.add_argument("--count", type=int, default=1000, metavar="N", help="pictures in all, split evenly over the classes (1000)")
-    quality.add_argument("--guidance", type=float, metavar="X", help="classifier-free guidance; 1 is none (the model's default)")
+    quality.add_argument(
+        "model", metavar="MODEL", help="a model file, a run's folder, a name that ships, or a folder of pictures by class"
+    )
+    quality.add_argument(
+        "--count", type=int, default=1000, metavar="N", help="pictures in all, split evenly over the classes (1000)"
+    )
+    quality.add_argument(
+        "--guidance", type=float, metavar="X", help="classifier-free guidance; 1 is none (the model's default)"
+    )
     quality.add_argument("--steps", type=int, metavar="N", help="steps of the sampler (the model's default)")
     quality.add_argument("--sampler", metavar="KIND", help="see: safelight list sampler")
     quality.add_argument("--grid", metavar="KIND", help="see: safelight list grid")
-    quality.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="any field of the request: sampler.eta=1")
+    quality.add_argument(
+        "--set", action="append", default=[], metavar="PATH=VALUE", help="any field of the request: sampler.eta=1"
+    )
     quality.add_argument("--weights", metavar="NAME", help="raw, or the name of an average (ema)")
     quality.add_argument("--seed", type=int, default=0, help="of the pictures, and of the draws of real ones (0)")
     quality.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, ...")
     quality.add_argument("--micro-batch", type=int, default=100, metavar="N", help="pictures made at a time (100)")
-    quality.add_argument("--classifier", metavar="FILE", help="the classifier to look with (default: the Fashion-MNIST one that ships)")
+    quality.add_argument(
+        "--classifier", metavar="FILE", help="the classifier to look with (default: the Fashion-MNIST one that ships)"
+    )
     quality.add_argument("--keep", action="store_true", help="also keep the generated pictures, DIR/pictures/CLASS/NUMBER.png")
-    quality.add_argument("--out", default="out/quality", metavar="DIR", help="where result.json, card.md and sheets go (%(default)s)")
+    quality.add_argument(
+        "--out", default="out/quality", metavar="DIR", help="where result.json, card.md and sheets go (%(default)s)"
+    )
     _real(quality)
 
     fit = verbs.add_parser("classifier", help="train a classifier, and print its accuracy on test pictures")
     fit.add_argument("--epochs", type=int, default=10, help="(10)")
     fit.add_argument("--seed", type=int, default=0, help="(0)")
     fit.add_argument("--threads", type=int, default=1, help="of the CPU; the weights depend on it (1)")
-    fit.add_argument("--name", default="fashion-mnist-classifier", help="the name that numbers on its features carry (%(default)s)")
+    fit.add_argument(
+        "--name", default="fashion-mnist-classifier", help="the name that numbers on its features carry (%(default)s)"
+    )
     fit.add_argument("--out", default="out/fashion-mnist-classifier.safetensors", metavar="FILE", help="(%(default)s)")
     _real(fit)
 
@@ -71,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         print(card(json.loads(Path(args.result).read_text(encoding="utf-8"))))
-    except (KeyError, TypeError, UnicodeDecodeError):
+    except (KeyError, TypeError, ValueError):  # ValueError: neither text nor JSON
         raise SpecError(f"{args.result} is no result of `safelight evaluate quality`") from None
     return 0
 
@@ -144,7 +158,7 @@ def _made(args: argparse.Namespace, classifier: Classifier) -> Made:
 
 
 def _sheets(out: Path, made: Made, report: Report, train: Labelled) -> None:
-    """samples.png: the first pictures of each class. copies.png: the generated pictures nearest to a training picture, beside it."""
+    """samples.png: the first pictures of each class. copies.png: those nearest to a training picture, beside it."""
     import torch
 
     from safelight.draw.grid import save, sheet
@@ -154,7 +168,10 @@ def _sheets(out: Path, made: Made, report: Report, train: Labelled) -> None:
         rows = [[i for i, p in enumerate(made.prompts) if p == name][:10] for name in names]
         wide = min(map(len, rows))
         chosen = [i for row in rows for i in row[:wide]]
-        save(out / "samples.png", sheet(made.pictures[chosen], columns=wide, rows=names, note="the first of each class, none picked"))
+        save(
+            out / "samples.png",
+            sheet(made.pictures[chosen], columns=wide, rows=names, note="the first of each class, none picked"),
+        )
     else:
         save(out / "samples.png", sheet(made.pictures[:64], note="the first ones, none picked"))
     near = report.copies.nearest
@@ -162,8 +179,9 @@ def _sheets(out: Path, made: Made, report: Report, train: Labelled) -> None:
     pairs = torch.stack([made.pictures[order], train.pictures[near.index[order]]], 1).flatten(0, 1)
     captions = [text for i in order.tolist() for text in ("generated", f"train, {near.distance[i]:.1f} away")]
     note = (
-        f"The {len(order)} of {len(made.pictures):,} generated pictures that are nearest to a training picture, each beside it; rms difference in "
-        f"grey levels over shifts by one pixel and mirror images. One in a hundred held-out real pictures is nearer than {report.copies.threshold:.1f}."
+        f"The {len(order)} of {len(made.pictures):,} generated pictures nearest to a training picture, each beside it; "
+        "rms difference in grey levels over shifts by one pixel and mirror images. "
+        f"One in a hundred held-out real pictures is nearer than {report.copies.threshold:.1f}."
     )
     save(out / "copies.png", sheet(pairs, columns=8, captions=captions, note=note))
 
@@ -182,6 +200,7 @@ def _classifier(args: argparse.Namespace) -> int:
     import safelight
     from safelight.data.detect import detect
     from safelight.data.fashion import FashionMNISTSource
+    from safelight.data.idx import FASHION
     from safelight.evaluate.classifier import ClassifierSpec, save
     from safelight.evaluate.fit import Fit, accuracy, fit, rounded
     from safelight.evaluate.real import read
@@ -194,11 +213,11 @@ def _classifier(args: argparse.Namespace) -> int:
     try:
         how = Fit(epochs=args.epochs, seed=args.seed)
         data = detect(args.train).open() if args.train else FashionMNISTSource().open()
-        _, height, width, channels = (1, *data.read(0).image.shape)
-        train = read(data, channels, (height, width), _order(data) if args.train else _fashion())
-        test = read(
-            detect(args.test).open() if args.test else FashionMNISTSource(split="test").open(), channels, (height, width), train.names
-        )
+        height, width, channels = data.read(0).image.shape
+        names = tuple(sorted(set(data.captions))) if args.train else FASHION
+        train = read(data, channels, (height, width), names)
+        held = detect(args.test).open() if args.test else FashionMNISTSource(split="test").open()
+        test = read(held, channels, (height, width), names)
         spec = ClassifierSpec(names=train.names, channels=channels, size=(height, width))
         for epoch in fit(spec, train.pictures, train.labels, how):
             print(f"epoch {epoch.epoch} of {how.epochs}: training loss {epoch.loss:.4f}, {epoch.seconds:.0f} s", flush=True)
@@ -207,7 +226,8 @@ def _classifier(args: argparse.Namespace) -> int:
         lineage = {
             "name": args.name, "fit": describe(how), "threads": args.threads, "seconds": round(epoch.seconds, 1),
             "trained_on": len(train.pictures), "tested_on": len(test.pictures), "test_accuracy": rate,
-            "test_accuracy_by_class": dict(zip(train.names, each, strict=True)), "torch": torch.__version__, "safelight": safelight.__version__,
+            "test_accuracy_by_class": dict(zip(train.names, each, strict=True)),
+            "torch": torch.__version__, "safelight": safelight.__version__,
         }  # fmt: skip
         save(args.out, shipped, lineage)
     finally:
@@ -216,14 +236,3 @@ def _classifier(args: argparse.Namespace) -> int:
         print(f"  {name:<14} {100 * value:5.1f} %")
     print(f"test accuracy {100 * rate:.2f} % of {len(test.pictures):,} pictures, hash {shipped.fingerprint}\n{args.out}")
     return 0
-
-
-def _fashion() -> tuple[str, ...]:
-    from safelight.data.idx import FASHION
-
-    return FASHION
-
-
-def _order(data: object) -> tuple[str, ...]:
-    """The classes of other data: its captions, sorted."""
-    return tuple(sorted(set(data.captions)))  # type: ignore[attr-defined]

@@ -15,9 +15,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     """The picture, the processes, the times."""
     parser.add_argument("picture", help="a picture file")
     parser.add_argument(
-        "--process", action="append", metavar="KIND", help="a kind, or JSON with its fields; repeat for more rows (default: linear, cosine, flow)"
+        "--process",
+        action="append",
+        metavar="KIND",
+        help="a kind, or JSON with its fields; repeat for more rows (default: linear, cosine, flow)",
     )
-    parser.add_argument("--times", default="0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1", help="comma-separated, 0 = data, 1 = noise")
+    parser.add_argument(
+        "--times", default="0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1", help="comma-separated, 0 = data, 1 = noise"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="shrink the picture to fit a square of so many pixels first")
     parser.add_argument("--dark", action="store_true", help="on dark paper")
@@ -26,7 +31,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the strip and print where it is."""
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     from safelight.cli.plot import numbers, processes
     from safelight.draw.grid import save
@@ -40,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         with Image.open(args.picture) as file:
             picture = ImageOps.exif_transpose(file)
             picture.load()
-    except (Image.UnidentifiedImageError, SyntaxError):
+    except (UnidentifiedImageError, SyntaxError):
         raise SpecError(f"{args.picture} is not a picture that can be read") from None
     except OSError as error:
         if error.filename is not None:

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from safelight.files import atomic_bytes
 from safelight.spec import SpecError, nearest
@@ -78,7 +79,9 @@ def _put(here: Any, keys: list[str], value: Any, setting: str) -> None:
         elif not isinstance(here, dict):
             raise SpecError(f"--set {setting}: '{so_far}' is {here!r}, it has no fields")
         elif not last and key not in here:
-            raise SpecError(f"--set {setting}: no '{'.'.join(keys[: depth + 1])}'{nearest(key, here)} (there: {', '.join(here)})")
+            raise SpecError(
+                f"--set {setting}: no '{'.'.join(keys[: depth + 1])}'{nearest(key, here)} (there: {', '.join(here)})"
+            )
         if last:
             here[at] = value
             return

@@ -1,8 +1,8 @@
 """Draw schedules, grids or a run's losses to a file (.png, .svg, .pdf).
 
-  safelight plot schedule linear cosine edm --out schedules.png
-  safelight plot grid --process cosine --grid karras --grid trailing --steps 20
-  safelight plot loss runs/fashion --out loss.svg
+safelight plot schedule linear cosine edm --out schedules.png
+safelight plot grid --process cosine --grid karras --grid trailing --steps 20
+safelight plot loss runs/fashion --out loss.svg
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     """One kind of chart a sub-command."""
     charts = parser.add_subparsers(dest="chart", required=True, metavar="CHART", parser_class=type(parser))
     schedule = charts.add_parser("schedule", help="alpha, sigma, log-SNR (and beta) over t of several processes")
-    schedule.add_argument("process", nargs="*", metavar="PROCESS", help="kinds, or JSON with fields (default: linear cosine flow edm)")
+    schedule.add_argument(
+        "process", nargs="*", metavar="PROCESS", help="kinds, or JSON with fields (default: linear cosine flow edm)"
+    )
     schedule.add_argument("--out", default="out/schedules.png", help="(default: %(default)s)")
     grid = charts.add_parser("grid", help="where the steps of several grids fall on a process")
     grid.add_argument("--process", default="cosine", help="(default: %(default)s)")
-    grid.add_argument("--grid", action="append", metavar="KIND", help="a kind, or JSON with fields; repeat for more (default: all)")
+    grid.add_argument(
+        "--grid", action="append", metavar="KIND", help="a kind, or JSON with fields; repeat for more (default: all)"
+    )
     grid.add_argument("--steps", type=int, default=20, help="(default: %(default)s)")
     grid.add_argument("--out", default="out/grids.png", help="(default: %(default)s)")
     loss = charts.add_parser("loss", help="the losses, rate and speed of a training run")

@@ -45,7 +45,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--sampler", metavar="KIND", help="see: safelight list sampler")
     how.add_argument("--grid", metavar="KIND", help="where the steps lie; see: safelight list grid")
     how.add_argument("--guidance", "--guidance-scale", type=float, metavar="X", help="classifier-free guidance; 1 is none")
-    how.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="any field: sampler.eta=1, mix.rescale=0.7")
+    how.add_argument(
+        "--set", action="append", default=[], metavar="PATH=VALUE", help="any field: sampler.eta=1, mix.rescale=0.7"
+    )
     how.add_argument("--config", metavar="FILE", help="a request kept by --save-config; flags and --set go over it")
     how.add_argument("--weights", metavar="NAME", help="raw, or the name of an average (ema)")
     how.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, ...; see: safelight doctor")
@@ -97,7 +99,9 @@ def run(args: argparse.Namespace) -> int:
 
     made = write(out, pictures, request)
     how = f"{request.steps} steps of {request.sampler.kind}, {request.mix.kind}"
-    print(f"{len(prompts)} pictures of {request.size[0]}x{request.size[1]} in {seconds:.1f} s ({how}) on {devices.title(device)}")
+    print(
+        f"{len(prompts)} pictures of {request.size[0]}x{request.size[1]} in {seconds:.1f} s ({how}) on {devices.title(device)}"
+    )
     print(f"picture  {made}")
     if args.show_steps:
         print(f"steps    {watch.table(out / 'steps.png', prompts)}")

@@ -32,12 +32,16 @@ _CLASSES = 10
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE|FILE", help="a recipe's name or a YAML file; with --resume, the run's own")
+    parser.add_argument(
+        "recipe", nargs="?", metavar="RECIPE|FILE", help="a recipe's name or a YAML file; with --resume, the run's own"
+    )
     parser.add_argument("--out", metavar="DIR", help="the run's folder (runs/NAME)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out, exactly where it stopped")
     parser.add_argument("--data", metavar="PATH", help="other pictures: a folder, a .parquet, a .tar, IDX files")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, ... (auto)")
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change a field, as in plan.optimizer.lr=2e-4")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="PATH=VALUE", help="change a field, as in plan.optimizer.lr=2e-4"
+    )
     parser.add_argument("--save-config", metavar="FILE", help="write the whole run's description as YAML")
     parser.add_argument("--dry-run", action="store_true", help="check everything and say what would be done; write no run")
     parser.add_argument("--tensorboard", action="store_true", help="also log to DIR/tensorboard (extra: track)")
@@ -153,7 +157,9 @@ def _describe(going: Run) -> None:
     known = facts(going)
     data = known["data"]
     held = f" + {data['held_out']:,} held out" if data["held_out"] else ""
-    print(f"recipe   {going.recipe.name}: {known['parameters']:,} parameters, {known['steps']:,} steps of {going.recipe.plan.per_step}")
+    print(
+        f"recipe   {going.recipe.name}: {known['parameters']:,} parameters, {known['steps']:,} steps of {going.recipe.plan.per_step}"
+    )
     print(f"data     {data['pictures']:,} pictures{held}")
     print(f"device   {machine.title(going.device)}, {known['precision']['effective']}")
     if known["terminal_snr"]:
@@ -191,7 +197,9 @@ def _forecast(recipe: Train, device: str) -> None:
     print(f"recipe   {recipe.name}: {sum(p.numel() for p in model.parameters()):,} parameters")
     print(f"data     {data.n:,} pictures of {'x'.join(map(str, data.shape))}, {held.n if held else 0:,} held out")
     print(f"plan     {plan.length(data.n):,} steps of {plan.per_step}, {plan.effective(where).name} on {machine.title(where)}")
-    print(f"memory   {copies * weights / 2**20:.0f} MiB for weights, gradients, optimizer and averages; activations come on top")
+    print(
+        f"memory   {copies * weights / 2**20:.0f} MiB for weights, gradients, optimizer and averages; activations come on top"
+    )
 
 
 def _show(progress: Progress, task: Any, report: Report) -> None:

@@ -9,7 +9,7 @@ from safelight.codec.latent import Latent, LatentSpec, Reconstruction
 
 
 class KLSpec(LatentSpec, kind="kl"):
-    """q(h|x) = N(mean, exp(logvar)), diagonal, both from the encoder. Kingma and Welling 2014; Rombach et al. 2022, section 3.1.
+    """q(h|x) = N(mean, exp(logvar)), diagonal, both from the encoder (Kingma and Welling 2014; Rombach et al. 2022, section 3.1).
 
     The default (stride 8, 16 channels, 3-channel pictures) has 1,687,852 parameters.
     """
@@ -49,6 +49,6 @@ class KL(Latent):
 
     @torch.no_grad()
     def spread(self, x: Tensor) -> Tensor:
-        """(latents,) the posterior's standard deviation in units of z: how much of each channel is noise that decoding tolerates."""
+        """(latents,) the posterior's standard deviation in units of z: how much of a channel is noise that decoding bears."""
         _, logvar = self.posterior(x)
         return (logvar / 2).exp().mean((0, 2, 3)) / self.scale

@@ -13,7 +13,7 @@ from safelight.codec.base import Codec, CodecSpec
 from safelight.nn.autoencoder import Decoder, Encoder
 from safelight.spec import SpecError
 
-SETTLE = 100  # the running scale follows the last ~100 training batches
+SETTLE = 50  # the running scale follows the last ~50 training batches
 
 
 class Reconstruction(NamedTuple):
@@ -29,10 +29,10 @@ class Reconstruction(NamedTuple):
 class LatentSpec(CodecSpec):
     """The architecture: see nn/autoencoder.py, whose arguments these are.
 
-    pictures: channels of a picture. latents: channels of a latent. widths: channels at each size, the largest picture first; the
-    stride is patch * 2^(len(widths) - 1). fold: between sizes, fold pixels into channels and learn the rest. groups: of the
-    normalisation, 0 for one that is local to a pixel. attention: in the middle. mix: 1x1 convolutions on both sides of the latent,
-    as published (they add nothing that the convolutions beside them could not learn).
+    pictures: channels of a picture. latents: channels of a latent. widths: channels at each size, the largest picture
+    first; the stride is patch * 2^(len(widths) - 1). fold: between sizes, fold pixels into channels and learn the rest.
+    groups: of the normalisation, 0 for one that is local to a pixel. attention: in the middle. mix: 1x1 convolutions on
+    both sides of the latent, as published (they add nothing that the convolutions beside them could not learn).
     """
 
     pictures: int = Field(3, ge=1)
@@ -51,7 +51,9 @@ class LatentSpec(CodecSpec):
             raise ValueError(f"{self.groups} groups do not divide the widths {self.widths}")
         for a, b in zip(self.widths, self.widths[1:], strict=False):
             if self.fold and (4 * a) % b:
-                raise ValueError(f"folding from {a} to {b} channels needs a multiple: {b} must divide {4 * a} (or set fold to false)")
+                raise ValueError(
+                    f"folding from {a} to {b} channels needs a multiple: {b} must divide {4 * a} (or set fold to false)"
+                )
         return self
 
 
@@ -88,7 +90,9 @@ class Latent(Codec):
     def channels(self, pixels: int) -> int:
         """The latent's channels. Raises SpecError when pictures have another number of channels than the codec."""
         if pixels != self.spec.pictures:
-            raise SpecError(f"codec: it takes pictures of {self.spec.pictures} channels, not {pixels}: set the model's channels")
+            raise SpecError(
+                f"codec: it takes pictures of {self.spec.pictures} channels, not {pixels}: set the model's channels"
+            )
         return self.spec.latents
 
     def forward(self, x: Tensor, noise: Tensor) -> Reconstruction:
@@ -99,11 +103,15 @@ class Latent(Codec):
         return self.paint(self._raw(z)).to(z.dtype)
 
     def features(self, x: Tensor) -> Tensor:
-        """x -> what the encoder says (B, out, h, w) in float32, before shift and scale. Raises SpecError when the stride does not divide x."""
+        """x -> what the encoder says (B, out, h, w) in float32, before shift and scale.
+
+        Raises SpecError when the stride does not divide the picture.
+        """
         h, w = x.shape[-2:]
         if h % self.stride or w % self.stride:
             s = self.stride
-            raise SpecError(f"a picture of {w}x{h} does not divide by the codec's stride {s}: crop it to {w // s * s}x{h // s * s}, or pad it")
+            fix = f"crop it to {w // s * s}x{h // s * s}, or pad it"
+            raise SpecError(f"a picture of {w}x{h} does not divide by the codec's stride {s}: {fix}")
         return self.before(self.encoder(x)).float()
 
     def paint(self, features: Tensor) -> Tensor:
@@ -112,11 +120,15 @@ class Latent(Codec):
 
     @torch.no_grad()
     def calibrate(self, pictures: Iterable[Tensor]) -> None:
-        """Measure `shift` and `scale` on batches (B, C, H, W) of data, with the weights as they are (call it on those to be kept).
+        """Measure `shift` and `scale` on batches (B, C, H, W) of data, with the weights as they are: call it on those to be kept.
 
         Raises SpecError when there is no picture, or when a channel is constant (a codec that was not trained).
         """
-        n, mean, square = 0, torch.zeros(self.spec.latents, dtype=torch.float64), torch.zeros(self.spec.latents, dtype=torch.float64)
+        n, mean, square = (
+            0,
+            torch.zeros(self.spec.latents, dtype=torch.float64),
+            torch.zeros(self.spec.latents, dtype=torch.float64),
+        )
         for x in pictures:
             h = self._raw(self.encode(x)).detach().cpu().double().transpose(0, 1).flatten(1)  # (latents, values)
             k = h.shape[1]

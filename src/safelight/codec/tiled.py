@@ -51,7 +51,12 @@ def decode(codec: Codec, z: Tensor, tile: int, overlap: int | None = None) -> Te
     """`codec.decode(z)` by tiles of tile x tile latent cells; see `encode`."""
     reach, overlap = _overlap(codec, 1, tile, overlap)
     return _blend(
-        lambda a, b: codec.decode(z[..., a.start : a.stop, b.start : b.stop]), tuple(z.shape[-2:]), tile, overlap, reach, codec.stride
+        lambda a, b: codec.decode(z[..., a.start : a.stop, b.start : b.stop]),
+        tuple(z.shape[-2:]),
+        tile,
+        overlap,
+        reach,
+        codec.stride,
     )
 
 
@@ -64,14 +69,16 @@ def receptive_field(codec: Codec) -> tuple[int, int] | None:
 def tiles(n: int, tile: int, overlap: int, reach: int, scale: int) -> list[Tile]:
     """Tiles over a side of n cells, each of `tile` cells (the last is moved back to end at n), with their weights.
 
-    reach: cells from an artificial edge that carry no weight, when the overlap leaves some between. scale: result positions a cell.
+    reach: cells from an artificial edge that carry no weight, if the overlap leaves some between. scale: positions a cell.
     """
-    starts = list(range(0, max(n - tile, 0), tile - overlap)) + [max(n - tile, 0)]
+    starts = [*range(0, max(n - tile, 0), tile - overlap), max(n - tile, 0)]
     stops = [min(s + tile, n) for s in starts]
     dark = reach if overlap >= 2 * reach + 1 else 0
     out = []
     for i, (start, stop) in enumerate(zip(starts, stops, strict=True)):
-        place = (torch.arange((stop - start) * scale, dtype=torch.float32) + 0.5) / scale  # in cells, the centre of each position
+        place = (
+            torch.arange((stop - start) * scale, dtype=torch.float32) + 0.5
+        ) / scale  # in cells, the centre of each position
         ramp = overlap - 2 * dark
         weight = torch.ones_like(place)
         if i:
@@ -87,11 +94,16 @@ def _overlap(codec: Codec, which: int, tile: int, overlap: int | None) -> tuple[
     if overlap is None:
         overlap = tile // 4 if field is None else field[which]
     if not 0 <= overlap < tile:
-        raise SpecError(f"tiles of {tile} latent cells cannot share {overlap}: make them larger" + (f" than {overlap}" if overlap >= tile else ""))
+        raise SpecError(
+            f"tiles of {tile} latent cells cannot share {overlap}: make them larger"
+            + (f" than {overlap}" if overlap >= tile else "")
+        )
     return (0 if field is None else field[which] // 2), overlap
 
 
-def _blend(part: Callable[[Tile, Tile], Tensor], side: tuple[int, ...], tile: int, overlap: int, reach: int, scale: int) -> Tensor:
+def _blend(
+    part: Callable[[Tile, Tile], Tensor], side: tuple[int, ...], tile: int, overlap: int, reach: int, scale: int
+) -> Tensor:
     h, w = side
     total: Tensor | None = None
     weight: Tensor | None = None

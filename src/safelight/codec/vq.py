@@ -40,7 +40,7 @@ class VQ(Latent):
 
     def __init__(self, spec: VQSpec) -> None:
         super().__init__(spec, spec.latents)
-        # No gradient reaches these: the codes are not trained, they follow. All codes begin dead and so are drawn from the first batch.
+        # No gradient reaches these: the codes are not trained, they follow. All begin dead, so the first batch gives them.
         self.register_buffer("codebook", torch.zeros(spec.codes, spec.latents))
         self.register_buffer("count", torch.zeros(spec.codes))
         self.register_buffer("total", torch.zeros(spec.codes, spec.latents))
@@ -49,7 +49,9 @@ class VQ(Latent):
         """features (B, latents, h, w) -> the number of the nearest code (B, h, w): argmin_k |f - c_k|^2."""
         f = features.movedim(1, -1)  # (B, h, w, latents)
         with torch.autocast(f.device.type, enabled=False):
-            distance = self.codebook.float().square().sum(1) - 2 * f.float() @ self.codebook.float().T  # (B, h, w, K), less |f|^2
+            distance = (
+                self.codebook.float().square().sum(1) - 2 * f.float() @ self.codebook.float().T
+            )  # (B, h, w, K), less |f|^2
         return distance.argmin(-1)
 
     def tokens(self, x: Tensor) -> Tensor:
@@ -85,7 +87,7 @@ class VQ(Latent):
 
     @property
     def perplexity(self) -> Tensor:
-        """exp of the entropy of how often codes are used, by the running counts: `codes` when all are used alike, 1 when one is."""
+        """exp of the entropy of how often codes are used, by the running counts: `codes` when all are used alike, else less."""
         p = self.count / self.count.sum().clamp(min=1e-12)
         return (-(p * p.clamp(min=1e-12).log()).sum()).exp()
 
@@ -101,8 +103,8 @@ class VQ(Latent):
         total = torch.zeros_like(self.total).index_add_(0, token, f)
         self.count.lerp_(n, 1 - self.spec.decay)
         self.total.lerp_(total, 1 - self.spec.decay)
-        # A dead code begins at some vector of the batch. Which one: spread by a multiplicative hash of (code, batch number), not drawn, so
-        # that a resumed run repeats it without a generator of its own. A newborn weighs one batch's fair share, or at least the bar.
+        # A dead code begins at some vector of the batch. Which one: spread by a multiplicative hash of (code, batch number), not
+        # drawn, so that a resumed run repeats it without a generator. A newborn weighs a fair share of a batch, and twice the bar.
         k = torch.arange(len(self.count), device=f.device)
         batch = self.seen.to(torch.int64)
         pick = f[(k * 2_654_435_761 + batch * 40_503) % len(f)]  # (K, latents)

@@ -16,8 +16,8 @@ from safelight.data.webdataset import WebDatasetSource
 def detect(path: str | os.PathLike[str]) -> Source:
     """The source a path stands for, by what lies there.
 
-    A file: `.parquet`, `.tar`, or IDX. A pattern with braces: tar shards. A folder: by what is in it, at any depth; an empty one
-    is a folder of pictures without pictures. Raises DataError when nothing is there, and when several kinds are.
+    A file: `.parquet`, `.tar`, or IDX. A pattern with braces: tar shards. A folder: by what is in it, at any depth; with
+    nothing known in it, a folder of pictures. Raises DataError when nothing is there, and when several kinds are.
     """
     text = os.fspath(path)
     if "{" in text and ".tar" in text:

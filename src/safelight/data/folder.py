@@ -32,7 +32,7 @@ _LITTER = ("thumbs.db", "desktop.ini", "__macosx")
 
 
 class FolderSource(Source, kind="folder"):
-    """A folder of pictures: flat, class folders, metadata, sidecar captions, kohya folders (see the module's text).
+    """A folder of pictures: flat, class folders, metadata, texts beside the pictures, or kohya folders.
 
     path:    the folder; folders inside are read too, names that begin with a dot are not.
     split:   a folder inside it that is read instead ("train"); needed when it holds several splits and nothing else.

@@ -1,9 +1,9 @@
 """draw: pictures for people. Contact sheets, films of a denoising, strips of a picture being noised, charts; all as files.
 
-    pixels.py  pictures as a model sees them -> bytes, or one clear refusal
-    page.py    paper, ink and lettering shared by sheets, strips and films
-    grid.py    contact sheets          film.py   GIF, WebP, APNG of a denoising
-    strip.py   forward noising         chart.py  schedules, grids and losses (matplotlib, imported when a chart is drawn)
+pixels.py  pictures as a model sees them -> bytes, or one clear refusal
+page.py    paper, ink and lettering shared by sheets, strips and films
+grid.py    contact sheets          film.py   GIF, WebP, APNG of a denoising
+strip.py   forward noising         chart.py  schedules, grids and losses (matplotlib, imported when a chart is drawn)
 """
 
 from safelight.draw.film import Frame, film, frames

@@ -1,7 +1,7 @@
 """Charts as files: schedules, where the steps of a grid fall, and losses. matplotlib is imported when a chart is drawn.
 
-One style: dark text on white, no box, thin lines in the colours of Okabe and Ito (2008), told apart by colour-blind readers and,
-through their dashes, in print without colour.
+One style: dark text on white, no box, thin lines in the colours of Okabe and Ito (2008), told apart by colour-blind
+readers and, through their dashes, in print without colour.
 """
 
 from __future__ import annotations
@@ -25,16 +25,27 @@ if TYPE_CHECKING:
 
 # Blue, vermilion, bluish green, reddish purple, orange, sky blue, black; yellow is left out: it is not seen on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
-DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (9, 3)), (0, (1, 1)), (0, (4, 1, 1, 1, 1, 1)))
+DASHES: tuple[Any, ...] = (
+    "-",
+    (0, (6, 2)),
+    (0, (2, 1.5)),
+    (0, (6, 2, 1.5, 2)),
+    (0, (9, 3)),
+    (0, (1, 1)),
+    (0, (4, 1, 1, 1, 1, 1)),
+)
 INK, FAINT, RULE = "#222222", "#666666", "#E4E4E4"
 FORMATS = {".png": "png", ".svg": "svg", ".pdf": "pdf"}
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 10,
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": "#9A9A9A", "xtick.color": FAINT, "ytick.color": FAINT,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "axes.titlesize": 11, "axes.titlelocation": "left",
-    "axes.titlepad": 10, "axes.grid": True, "axes.axisbelow": True, "grid.color": RULE, "grid.linewidth": 0.7, "lines.linewidth": 1.8,
-    "lines.solid_capstyle": "round", "xtick.major.size": 0, "ytick.major.size": 0, "legend.frameon": False, "legend.handlelength": 2.4,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10, "axes.grid": True, "axes.axisbelow": True, "grid.color": RULE, "grid.linewidth": 0.7,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round", "xtick.major.size": 0, "ytick.major.size": 0, "legend.frameon": False,
+    "legend.handlelength": 2.4,
     "figure.facecolor": "white", "savefig.facecolor": "white", "svg.hashsalt": "safelight", "svg.fonttype": "path",
 }  # fmt: skip
 
@@ -49,7 +60,10 @@ def schedules(path: str | os.PathLike[str], processes: Mapping[str, Process], *,
         raise SpecError("a chart of schedules needs at least one process")
     tables = [name for name, p in processes.items() if p.entries is not None]
     n = 4 if tables else 3
-    with figure(path, 3.3 * n + 0.2, 3.5 + 0.26 * (len(processes) if len(processes) <= 3 else -(-len(processes) // 2))) as (fig, target):
+    with figure(path, 3.3 * n + 0.2, 3.5 + 0.26 * (len(processes) if len(processes) <= 3 else -(-len(processes) // 2))) as (
+        fig,
+        target,
+    ):
         axes = fig.subplots(1, n)
         t = np.linspace(0, 1, points)
         handles = []
@@ -62,7 +76,9 @@ def schedules(path: str | os.PathLike[str], processes: Mapping[str, Process], *,
             handles += axes[2].plot(t, np.clip(logsnr, -60, 60), **how, label=f"{name}:  {terminal(process)}")
             if process.entries is not None:
                 # what the table does, a rescaled one too: 1 - abar_i / abar_(i-1)
-                abar = np.concatenate([[1.0], process.alpha(t_tensor(np.arange(1, process.entries + 1) / process.entries)).numpy() ** 2])
+                abar = np.concatenate(
+                    [[1.0], process.alpha(t_tensor(np.arange(1, process.entries + 1) / process.entries)).numpy() ** 2]
+                )
                 with np.errstate(divide="ignore", invalid="ignore"):
                     axes[3].plot(np.arange(1, len(abar)) / process.entries, 1 - abar[1:] / abar[:-1], **how)
         for ax, name in zip(axes, ("signal  $\\alpha$", "noise  $\\sigma$", "log-SNR", "added a step  $\\beta$"), strict=False):
@@ -74,13 +90,15 @@ def schedules(path: str | os.PathLike[str], processes: Mapping[str, Process], *,
         axes[2].set_ylim(-14, 14)
         if tables:
             axes[3].set_yscale("log")
-        fig.legend(handles=handles, loc="outside lower left", ncols=2 if len(handles) > 3 else 1, labelspacing=0.45, columnspacing=3)
+        fig.legend(
+            handles=handles, loc="outside lower left", ncols=2 if len(handles) > 3 else 1, labelspacing=0.45, columnspacing=3
+        )
         heading(fig, title)
     return target
 
 
 def terminal(process: Process) -> str:
-    """What is left of the signal at t = 1, in words: `terminal alpha 0.364, SNR 0.153`; a process that ends in noise says so."""
+    """What is left of the signal at t = 1, in words: `terminal alpha 0.364, SNR 0.152 (log -1.9)`."""
     level = process.at(1.0)
     alpha, sigma = float(level.alpha), float(level.sigma)
     if alpha == 0:
@@ -102,7 +120,7 @@ def grids(path: str | os.PathLike[str], process: Process, grids: Mapping[str, Gr
     pure = float(process.alpha(1.0)) == 0
     with figure(path, 10.4, 1.9 + 0.46 * len(grids)) as (fig, target):
         left, right = fig.subplots(1, 2, sharey=True)
-        for row, ((name, times), colour) in enumerate(zip(places.items(), _cycle(COLOURS), strict=False)):
+        for row, (times, colour) in enumerate(zip(places.values(), _cycle(COLOURS), strict=False)):
             for ax, x in ((left, times.numpy()), (right, _finite(process.logsnr(times[:-1]).numpy()))):
                 ax.axhline(row, color=RULE, linewidth=0.8, zorder=0)
                 ax.plot(x, np.full(len(x), row), "|", color=colour, markersize=15, markeredgewidth=1.6)
@@ -137,7 +155,7 @@ def t_tensor(t: np.ndarray) -> Any:
 
 
 class figure:
-    """A figure of our style, saved when its block ends without an error, whole or not at all. Touches no global state of pyplot."""
+    """A figure of our style, saved when its block ends without an error, whole or not at all; pyplot is left alone."""
 
     def __init__(self, path: str | os.PathLike[str], width: float, height: float) -> None:
         self.target = Path(path)

@@ -58,7 +58,11 @@ def frames(steps: Iterable[Any]) -> Iterator[Frame]:
     for step in steps:
         alpha, sigma = float(step.now.alpha), float(step.now.sigma)
         yield Frame(
-            shown(step.before, alpha, sigma), step.estimate.x0, f"step {step.i + 1} of {step.n}", words(alpha, sigma), step.i / step.n
+            shown(step.before, alpha, sigma),
+            step.estimate.x0,
+            f"step {step.i + 1} of {step.n}",
+            words(alpha, sigma),
+            step.i / step.n,
         )
         last = step
     if last is not None:
@@ -81,8 +85,8 @@ def film(
 ) -> Path:
     """Write a looping film of pairs (noisy | guess), one pair a picture, and return its path.
 
-    path: `.gif`, `.webp` (lossless) or `.png`/`.apng` (lossless; still viewers show the finished pictures as `.png`'s first frame
-        is the run's first). Grey pictures are exact in all three; in a GIF coloured ones share one palette of 256.
+    path: `.gif`, `.webp` (lossless) or `.png`/`.apng` (lossless; a viewer that knows no APNG shows the first frame).
+        Grey pictures are exact in all of them; in a GIF coloured ones share one palette of 256.
     frames: see `Frame`; when more than `most`, as many are taken evenly, first and last included.
     captions: a name under each pair. columns: pairs a row. scale: whole enlargement.
     seconds: how long the run lasts; hold: how long the end then stays.
@@ -94,7 +98,8 @@ def film(
     if not seconds > 0 or not hold >= 0 or most < 2:
         raise SpecError("a film needs seconds > 0, hold >= 0 and most >= 2")
     shots = [
-        (to_bytes(f.x, f"x in frame {i}"), to_bytes(f.x0, f"x0 in frame {i}"), f.left, f.right, f.done) for i, f in enumerate(frames)
+        (to_bytes(f.x, f"x in frame {i}"), to_bytes(f.x0, f"x0 in frame {i}"), f.left, f.right, f.done)
+        for i, f in enumerate(frames)
     ]
     if not shots:
         raise SpecError("a film needs at least one frame")
@@ -107,7 +112,9 @@ def film(
         shots = [shots[round(i)] for i in np.linspace(0, len(shots) - 1, most)]
     layout = _Layout(shape, tuple(captions), columns, scale, paper)
     pages = [layout.page(*shot) for shot in shots]
-    each = max(20, round(1000 * seconds / len(pages) / 10) * 10)  # GIF counts in 1/100 s, and browsers slow down what is below 2
+    each = max(
+        20, round(1000 * seconds / len(pages) / 10) * 10
+    )  # GIF counts in 1/100 s, and browsers slow down what is below 2
     _write(target, pages, [each] * (len(pages) - 1) + [each + round(1000 * hold)])
     return target
 
@@ -115,7 +122,9 @@ def film(
 class _Layout:
     """Where everything stands on a page of the film; the same for every frame."""
 
-    def __init__(self, shape: tuple[int, ...], captions: Sequence[str], columns: int | None, scale: int | None, paper: Paper) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], captions: Sequence[str], columns: int | None, scale: int | None, paper: Paper
+    ) -> None:
         n, h, w, c = shape
         self.paper, self.colour, self.captions = paper, c == 3, captions
         self.scale = lay.enlargement(h, w) if scale is None else scale
@@ -124,6 +133,7 @@ class _Layout:
         self.below = lay.leading() + 6 if captions else 0
         self.pair = 2 * self.w + self.between
         if columns is None:  # the page nearest to 3:2, rather without a gap in its last row
+
             def off(k: int) -> float:
                 shape = k * (self.pair + self.gap) / (math.ceil(n / k) * (self.h + self.below + 16) + 90)
                 return abs(math.log(shape / 1.5)) + (0.6 if n % k else 0.0)
@@ -146,7 +156,9 @@ class _Layout:
             at = self.left + k * (self.pair + self.gap)
             for j, head in enumerate(("noisy x_t", "guess of x_0")):
                 middle = at + j * (self.w + self.between) + self.w / 2
-                page.text((middle, lay.MARGIN - 2), lay.fit(head, self.w, lay.SMALL), size=lay.SMALL, grey=paper.faint, anchor="ma")
+                page.text(
+                    (middle, lay.MARGIN - 2), lay.fit(head, self.w, lay.SMALL), size=lay.SMALL, grey=paper.faint, anchor="ma"
+                )
         for i in range(len(x)):
             r, k = divmod(i, self.columns)
             at, y = self.left + k * (self.pair + self.gap), self.top + r * self.row
@@ -178,9 +190,11 @@ def _write(target: Path, pages: list[Image.Image], durations: list[int]) -> None
 
 
 def _one_palette(pages: list[Image.Image]) -> list[Image.Image]:
-    """All frames in one palette of 256 made for the whole film, weighted to its end, where the eye stays: no flicker of colours."""
+    """All frames in one palette of 256 made for the whole film, its end counting more: colours do not flicker."""
     chosen = [pages[round(i)] for i in np.linspace(0, len(pages) - 1, min(6, len(pages)))] + [pages[-1]] * 2
     pixels = np.concatenate([np.asarray(p).reshape(-1, 3)[::3] for p in chosen])
     side = math.isqrt(len(pixels))
-    palette = to_image(np.ascontiguousarray(pixels[: side * side].reshape(side, side, 3))).quantize(256, Image.Quantize.MEDIANCUT)
+    palette = to_image(np.ascontiguousarray(pixels[: side * side].reshape(side, side, 3))).quantize(
+        256, Image.Quantize.MEDIANCUT
+    )
     return [p.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for p in pages]

@@ -35,7 +35,8 @@ def sheet(
     pictures: see `to_bytes`; (N, C, H, W) in [-1, 1] or uint8. No pixel is blended: each becomes a square of `scale` pixels.
     columns: pictures a row; by default the number of heads, or what the row names imply, or about sqrt(N).
     captions: a line under each picture (N of them). rows: a name left of each row. heads: a name over each column.
-    title, note: a line over and a line under the whole. scale: a whole number; by default small pictures grow to about 104 pixels.
+    title, note: a line over and a line under the whole. scale: a whole number; by default small pictures grow to about 104
+    pixels.
     Raises SpecError for what `to_bytes` refuses, and for names that do not match the pictures in number.
     """
     cells = to_bytes(pictures)
@@ -55,8 +56,10 @@ def sheet(
     gap = (8 if captions else 4) if gap is None else gap
 
     texts = [lay.wrap(t, cw + gap - 4, 2, lay.SMALL) for t in captions]
-    below = [4 + lay.leading(lay.SMALL) * max([len(t) for t in texts[r * columns : (r + 1) * columns]], default=0) if texts else 0
-             for r in range(count)]
+    below = [
+        4 + lay.leading(lay.SMALL) * max([len(t) for t in texts[r * columns : (r + 1) * columns]], default=0) if texts else 0
+        for r in range(count)
+    ]
     left = lay.MARGIN + (min(240, max(lay.width(r) for r in rows)) + 12 if rows else 0)
     over = lay.leading() + 2
     top = lay.MARGIN + (lay.leading(lay.TITLE) + 6 if title else 0) + (over if heads else 0)

@@ -20,8 +20,8 @@ Rows = list[dict[str, Any]]
 def read(path: str | os.PathLike[str]) -> Rows:
     """The rows of a run's metrics, one a step, in order of their steps.
 
-    path: a run's folder, or its metrics.jsonl. Of a step written twice (before a kill and after the resume) the later row counts;
-    a last line cut short by a kill is left out. Raises SpecError for a missing or empty file, or one that is no such log.
+    path: a run's folder, or its metrics.jsonl. Of a step written twice (before a kill and after the resume) the later row
+    counts; a last line cut short by a kill is left out. Raises SpecError for a missing or empty file, or another kind of file.
     """
     file = Path(path) / "metrics.jsonl" if Path(path).is_dir() else Path(path)
     if not file.is_file():
@@ -66,8 +66,9 @@ def beside(run: str | os.PathLike[str]) -> Path:
 def losses(path: str | os.PathLike[str], runs: Mapping[str, Rows], *, title: str = "") -> Path:
     """Draw one run's losses, or compare several.
 
-    runs: by name, as `read` gives them. Four panels: the loss (training: each log faint and smoothed; held-out with its points; the
-    dotted line is what a network that always answers 0 gets); held-out loss per noise level, when logged; learning rate; images/s.
+    runs: by name, as `read` gives them. Four panels: the loss (training: each log faint and smoothed; held-out with its points;
+    the dotted line is what a network that always answers 0 gets); held-out loss per noise level, when logged; learning rate;
+    images/s.
     For several runs the second panel is left out and colours tell the runs apart. Raises SpecError when no run has a loss.
     """
     if not runs or not any(len(column(rows, "train/loss")[0]) or len(column(rows, "val/loss")[0]) for rows in runs.values()):
@@ -76,7 +77,7 @@ def losses(path: str | os.PathLike[str], runs: Mapping[str, Rows], *, title: str
     first = next(iter(runs.values()))
     buckets = [n for n in (f"val/loss_t{i}" for i in range(64)) if len(column(first, n)[0])] if one else []
     with figure(path, 11, 6.2) as (fig, target):
-        mosaic = [["loss", "level" if buckets else "loss"], ["rate", "speed"]]
+        mosaic: Any = [["loss", "level" if buckets else "loss"], ["rate", "speed"]]
         axes = fig.subplot_mosaic(mosaic, height_ratios=[2.1, 1], width_ratios=[1.15, 1])
         for k, (name, rows) in enumerate(runs.items()):
             ink, other = COLOURS[k % len(COLOURS)], COLOURS[(k + 1) % len(COLOURS)] if one else COLOURS[k % len(COLOURS)]
@@ -84,18 +85,24 @@ def losses(path: str | os.PathLike[str], runs: Mapping[str, Rows], *, title: str
             steps, values = column(rows, "train/loss")
             if len(steps):
                 axes["loss"].plot(steps, values, color=ink, alpha=0.25, linewidth=1)
-                axes["loss"].plot(steps, smooth(values), color=ink, label=f"{label}training, {smooth(values)[-1]:.4g} at the end")
+                axes["loss"].plot(
+                    steps, smooth(values), color=ink, label=f"{label}training, {smooth(values)[-1]:.4g} at the end"
+                )
             held, judged = column(rows, "val/loss")
             if len(held):
                 best = int(judged.argmin())
                 text = f"{label}held out, least {judged[best]:.4g} at step {held[best]:,.0f}"
-                axes["loss"].plot(held, judged, color=other, marker="o", markersize=3.5, linestyle=DASHES[0 if one else 1], label=text)
+                axes["loss"].plot(
+                    held, judged, color=other, marker="o", markersize=3.5, linestyle=DASHES[0 if one else 1], label=text
+                )
             for ax, column_name in (("rate", "lr"), ("speed", "images_per_second")):
                 x, y = column(rows, column_name)
                 axes[ax].plot(x, y, color=ink)
         trivial = column(first, "val/trivial")[1]
         if one and len(trivial):
-            axes["loss"].axhline(trivial[-1], color=FAINT, linestyle=DASHES[2], linewidth=1.2, label=f"always answering 0, {trivial[-1]:.4g}")
+            axes["loss"].axhline(
+                trivial[-1], color=FAINT, linestyle=DASHES[2], linewidth=1.2, label=f"always answering 0, {trivial[-1]:.4g}"
+            )
         _spread(axes["loss"], [column(r, n)[1] for r in runs.values() for n in ("train/loss", "val/loss")])
         axes["loss"].set_title("loss")
         axes["loss"].legend(loc="upper right", frameon=True, facecolor="white", edgecolor="none", framealpha=0.9, borderpad=0.6)
@@ -106,9 +113,9 @@ def losses(path: str | os.PathLike[str], runs: Mapping[str, Rows], *, title: str
         for ax in ("rate", "speed"):
             axes[ax].set_ylim(0, max(1e-12, axes[ax].get_ylim()[1]) * 1.08)
             axes[ax].yaxis.set_major_formatter("{x:g}")
-        for ax in axes.values():
-            ax.set_xlabel("step")
-            thousands(ax)
+        for axis in axes.values():
+            axis.set_xlabel("step")
+            thousands(axis)
         heading(fig, title or ("" if not one else Path(next(iter(runs))).name))
     return target
 

@@ -33,7 +33,7 @@ DARKROOM = Paper(ground=22, ink=236, faint=158, rule=64)
 
 @functools.cache
 def font(size: int, ascii_only: bool = True) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The lettering: Pillow's own (the same on every machine), or, for other alphabets, the broader one that matplotlib carries."""
+    """The lettering: Pillow's own (the same on every machine), or for other alphabets the broader one of matplotlib."""
     if not ascii_only:
         found = importlib.util.find_spec("matplotlib")  # does not import it
         for folder in (found.submodule_search_locations or []) if found else []:
@@ -100,7 +100,9 @@ class Page:
         large = np.repeat(np.repeat(picture, scale, 0), scale, 1)
         self.image.paste(to_image(large), at)
 
-    def text(self, at: tuple[float, float], text: str, *, size: int = TEXT, grey: int | None = None, anchor: str = "la") -> None:
+    def text(
+        self, at: tuple[float, float], text: str, *, size: int = TEXT, grey: int | None = None, anchor: str = "la"
+    ) -> None:
         """anchor: Pillow's two letters; `la` left and top, `ma` middle and top, `rm` right and middle."""
         self._draw.text(at, text, font=_font(text, size), fill=self._grey(grey), anchor=anchor)
 

@@ -1,4 +1,4 @@
-"""From what a model computes with, [-1, 1], to what a screen shows, [0, 255]: the one place, so that nothing is rescaled twice."""
+"""From what a model computes with, [-1, 1], to what a screen shows, [0, 255]: in one place, so nothing is rescaled twice."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def to_bytes(pictures: Any, name: str = "pictures") -> np.ndarray:
         finite = np.isfinite(array).reshape(len(array), -1).all(1)
         if not finite.all():
             first, bad = int(np.argmin(finite)), int((~finite).sum())
-            raise SpecError(f"{name}: picture {first} has NaN or infinite values ({bad} of {len(array)} pictures); nothing is written")
+            raise SpecError(
+                f"{name}: picture {first} has NaN or infinite values ({bad} of {len(array)} pictures); nothing is written"
+            )
         if array.min() >= 0 and array.max() > _BYTES_AS_FLOATS:
             raise SpecError(f"{name}: floats up to {array.max():g} where [-1, 1] is meant; pass bytes as uint8")
         array = np.rint((np.clip(array.astype(np.float32), -1, 1) + 1) * 127.5)

@@ -48,7 +48,9 @@ def noise_strip(
     left = lay.MARGIN + max(min(260, max(lay.width(name) for name in processes)), lay.width("log-SNR", lay.SMALL)) + 14
     top = lay.MARGIN + (lay.leading(lay.TITLE) + 6 if title else 0) + lay.leading() + 2
     high = ch + 6 + 3 * line + 14
-    page = Page((left + len(times) * (cw + gap) - gap + lay.MARGIN, top + len(rows) * high - 14 + lay.MARGIN - 4), paper, c == 3)
+    page = Page(
+        (left + len(times) * (cw + gap) - gap + lay.MARGIN, top + len(rows) * high - 14 + lay.MARGIN - 4), paper, c == 3
+    )
     if title:
         page.text((lay.MARGIN, lay.MARGIN - 4), title, size=lay.TITLE)
     for k, t in enumerate(times):
@@ -69,7 +71,7 @@ def noise_strip(
 def strip(
     picture: Any, processes: Mapping[str, Process], times: Sequence[float], *, seed: int = 0
 ) -> tuple[Tensor, Tensor, list[list[tuple[float, float, float]]]]:
-    """The numbers behind the picture: x0 (C, H, W) in [-1, 1]; x_t as shown, (rows, times, C, H, W); (alpha, sigma, log-SNR) a cell."""
+    """The numbers behind it: x0 (C, H, W) in [-1, 1]; x_t as shown, (rows, times, C, H, W); (alpha, sigma, log-SNR) a cell."""
     if not processes or not len(times):
         raise SpecError("a strip needs at least one process and one time")
     pixels = to_bytes(picture, "picture")

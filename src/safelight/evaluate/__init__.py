@@ -1,11 +1,11 @@
 """evaluate: how good are the pictures? Every number says how it was got, and stands beside what real pictures get.
 
-    classifier.py  the eye: a small classifier, its features pinned by hash      fit.py  its training
-    frechet.py     distance of Gaussians       kernel.py   unbiased MMD^2 with an interval
-    manifold.py    precision, recall, density, coverage
-    copies.py      nearness to training pictures, calibrated on held-out ones
-    real.py, made.py   the two sides: real pictures, and generated ones with how they were made
-    report.py      all of it at once, as JSON  card.py     the same as Markdown
+classifier.py  the eye: a small classifier, its features pinned by hash      fit.py  its training
+frechet.py     distance of Gaussians       kernel.py   unbiased MMD^2 with an interval
+manifold.py    precision, recall, density, coverage
+copies.py      nearness to training pictures, calibrated on held-out ones
+real.py, made.py   the two sides: real pictures, and generated ones with how they were made
+report.py      all of it at once, as JSON  card.py     the same as Markdown
 """
 
 from __future__ import annotations

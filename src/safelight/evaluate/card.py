@@ -8,53 +8,76 @@ from typing import Any
 
 def card(numbers: Mapping[str, Any], heading: str = "## Measured") -> str:
     """The section of a model card for one evaluation (`Report.numbers`, or the JSON file read back)."""
-    pictures, made, seen = numbers["pictures"], numbers["made"], numbers["recognised"]
-    frechet, kd, mani, copies = numbers["frechet"], numbers["kernel"], numbers["manifold"], numbers["copies"]
-    n, floor = pictures["generated"], "real pictures, same N"
-    lines = [heading, "", _made(n, made), ""]
-    lines += [f"| | generated | {floor} | |", "|---|---:|---:|---|"]
-    if seen["rate"] is not None:
-        lines.append(f"| recognised as the class asked for | **{_percent(seen['rate'])}** | {_percent(seen['real'])} | higher is better; the classifier's test accuracy |")
-    low, high = frechet["floor_range"]
-    lines += [
-        f"| {frechet['name']} | **{frechet['value']:.3g}** | {frechet['floor']:.3g} ({low:.3g} to {high:.3g}) | lower is better |",
-        f"| {kd['name']}, x 1000 | **{_kd(kd)}** | {_kd(kd['floor'])} | lower is better; 95 % interval |",
-        f"| precision | **{mani['precision']:.3f}** | {mani['floor']['precision']:.3f} | higher is better: pictures look real |",
-        f"| recall | **{mani['recall']:.3f}** | {mani['floor']['recall']:.3f} | higher is better: variety is reached |",
-        f"| density | **{mani['density']:.3f}** | {mani['floor']['density']:.3f} | near the right column |",
-        f"| coverage | **{mani['coverage']:.3f}** | {mani['floor']['coverage']:.3f} | higher is better |",
-        f"| copies of training pictures, by pixels | **{_percent(copies['pixels']['fraction'])}** | 1.0 % | nearer to a training picture than 1 % of held-out real ones are |",
-        f"| copies, by features | **{_percent(copies['features']['fraction'])}** | 1.0 % | the same |",
-        "",
-    ]  # fmt: skip
-    if frechet["warning"]:
-        lines += [f"Warning: {frechet['warning']}.", ""]
-    if seen["rate"] is not None:
-        lines += ["| class | recognised | real test pictures | most often mistaken for |", "|---|---:|---:|---|"]
-        for row in seen["classes"]:
-            if row["asked"]:
-                lines.append(f"| {row['class']} | {row['recognised']} of {row['asked']} | {_percent(row['real'])} | {row['mistaken_for']} |")
-        lines.append("")
-    px, ex = copies["pixels"], numbers["extractor"]
-    lines += [
-        f"How: features are {ex['features']} numbers of `{ex['name']}` (hash `{ex['hash']}`): {ex['layer']}. These are not Inception's, so no",
-        f"number here is an FID. Reference: all {pictures['test']:,} test pictures for the distances, {n:,} of them for precision, recall,",
-        f"density and coverage ({mani['neighbours']} neighbours). The right column puts {pictures['floor']} in the place of the generated",
-        f"pictures (FD: mean and range of five draws). Pictures are compared as {pictures['range']}, resize: {pictures['resize']}. The nearest of",
-        f"{pictures['train']:,} training pictures is {px['median']:.1f} {px['unit'].split(',')[0]} away (median; held-out real pictures:",
-        f"{px['held_out_median']:.1f}), over shifts by one pixel and mirror images.",
-        "",
+    warning = numbers["frechet"]["warning"]
+    parts = [
+        heading,
+        _made(numbers),
+        _table(numbers),
+        f"Warning: {warning}." if warning else "",
+        _classes(numbers),
+        _how(numbers),
     ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _made(numbers: Mapping[str, Any]) -> str:
+    n, made = numbers["pictures"]["generated"], numbers["made"]
+    if made["source"] != "generated":
+        return f"{n:,} pictures from the folder `{made['folder']}`; how they were made is not recorded."
+    sentences = (
+        f"{n:,} pictures, the same for all numbers: {made['steps']} steps of `{made['sampler']}` on grid `{made['grid']}`,",
+        f"guidance scale {made['guidance']:g}, weights `{made['weights']}`, seed {made['seed']}, model `{made['model']}`,",
+        f"torch {made['torch']} on {made['device']}.",
+    )
+    return " ".join(sentences)
+
+
+def _table(numbers: Mapping[str, Any]) -> str:
+    seen, fd, kd, mani = numbers["recognised"], numbers["frechet"], numbers["kernel"], numbers["manifold"]
+    copies, floor = numbers["copies"], numbers["manifold"]["floor"]
+    low, high = fd["floor_range"]
+    rows = [
+        (fd["name"], f"{fd['value']:.3g}", f"{fd['floor']:.3g} ({low:.3g} to {high:.3g})", "lower"),
+        (f"{kd['name']}, x 1000", _kd(kd), _kd(kd["floor"]), "lower; 95 % interval"),
+        ("precision: they look real", f"{mani['precision']:.3f}", f"{floor['precision']:.3f}", "higher"),
+        ("recall: all kinds are reached", f"{mani['recall']:.3f}", f"{floor['recall']:.3f}", "higher"),
+        ("density", f"{mani['density']:.3f}", f"{floor['density']:.3f}", "higher"),
+        ("coverage", f"{mani['coverage']:.3f}", f"{floor['coverage']:.3f}", "higher"),
+        ("copies of training pictures, by pixels", _percent(copies["pixels"]["fraction"]), _percent(0.01), "not above"),
+        ("copies of training pictures, by features", _percent(copies["features"]["fraction"]), _percent(0.01), "not above"),
+    ]
+    if seen["rate"] is not None:
+        rows.insert(0, ("recognised as the class asked for", _percent(seen["rate"]), _percent(seen["real"]), "higher"))
+    lines = [f"| {name} | **{ours}** | {real} | {good} |" for name, ours, real, good in rows]
+    return "\n".join(["| | generated | real pictures | better is |", "|---|---:|---:|---|", *lines])
+
+
+def _classes(numbers: Mapping[str, Any]) -> str:
+    if numbers["recognised"]["rate"] is None:
+        return ""
+    lines = ["| class | recognised | real test pictures | most often mistaken for |", "|---|---:|---:|---|"]
+    for row in numbers["recognised"]["classes"]:
+        if row["asked"]:
+            rate = f"{row['recognised']} of {row['asked']}"
+            lines.append(f"| {row['class']} | {rate} | {_percent(row['real'])} | {row['mistaken_for']} |")
     return "\n".join(lines)
 
 
-def _made(n: int, made: Mapping[str, Any]) -> str:
-    if made["source"] != "generated":
-        return f"{n:,} pictures from the folder `{made['folder']}`; how they were made is not recorded."
-    return (
-        f"{n:,} pictures, all measured together: {made['steps']} steps of `{made['sampler']}` on grid `{made['grid']}`, guidance scale "
-        f"{made['guidance']:g}, weights `{made['weights']}`, seed {made['seed']}, model `{made['model']}`, torch {made['torch']} on {made['device']}."
+def _how(numbers: Mapping[str, Any]) -> str:
+    pictures, ex, px = numbers["pictures"], numbers["extractor"], numbers["copies"]["pixels"]
+    n, k = pictures["generated"], numbers["manifold"]["neighbours"]
+    sentences = (
+        f"How: features are the {ex['features']} numbers that `{ex['name']}` (hash `{ex['hash']}`) computes in {ex['layer']}.",
+        "They are not Inception's, so no number here is an FID.",
+        f"Distances are to all {pictures['test']:,} test pictures; precision, recall, density and coverage to {n:,} of them",
+        f"({k} neighbours). The column of real pictures has {pictures['floor']} in the place of the generated ones",
+        "(FD: mean and range of five draws), and for recognition the test pictures.",
+        f"Pictures are compared as {pictures['range']}, resize: {pictures['resize']}.",
+        "A copy is nearer to a training picture than 1 % of held-out real pictures are;",
+        f"the nearest of {pictures['train']:,} is {px['median']:.1f} rms grey levels away (median; of held-out real pictures",
+        f"{px['held_out_median']:.1f}), over shifts by one pixel and mirror images.",
     )
+    return " ".join(sentences)
 
 
 def _percent(value: float) -> str:

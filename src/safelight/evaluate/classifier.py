@@ -1,4 +1,4 @@
-"""A small convolutional classifier: the eye that the evaluation looks with. Its classes are named, its weights are pinned by hash."""
+"""A small convolutional classifier: the eye that the evaluation looks with. Classes are named, weights pinned by a hash."""
 
 from __future__ import annotations
 
@@ -98,19 +98,25 @@ class Classifier(nn.Module):
     def fingerprint(self) -> str:
         """16 hexadecimal digits over architecture and weights: numbers on features are comparable only where it is equal."""
         digest = hashlib.sha256(json.dumps(describe(self), sort_keys=True).encode())
-        for name, tensor in sorted(self.state_dict().items()):
+        for name, tensor in sorted(weights(self).items()):
             digest.update(name.encode() + str(tuple(tensor.shape)).encode())
-            digest.update(tensor.detach().cpu().to(torch.float32 if tensor.is_floating_point() else tensor.dtype).numpy().tobytes())
+            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
 
+def weights(classifier: Classifier) -> dict[str, Tensor]:
+    """Everything that decides what the classifier sees: its state without the counters of its normalisations."""
+    return {k: v for k, v in classifier.state_dict().items() if v.is_floating_point()}
+
+
 def save(path: str | os.PathLike[str], classifier: Classifier, lineage: Mapping[str, Any] | None = None) -> Path:
-    """Write one `.safetensors`, floats as fp16, spec and lineage (how it was trained, its accuracy) in the header; whole or not at all."""
+    """Write one `.safetensors`, weights as fp16, spec and lineage (how it was trained, its accuracy) in the header.
+
+    Whole or not at all. Raises SpecError for another suffix.
+    """
     from safetensors.torch import save as to_bytes
 
-    tensors = {
-        k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in classifier.state_dict().items() if "num_batches" not in k
-    }
+    tensors = {k: v.detach().cpu().half().contiguous() for k, v in weights(classifier).items()}
     about = {"format": FORMAT, "what": "classifier", "classifier": describe(classifier), "lineage": dict(lineage or {})}
     target = Path(path)
     if target.suffix != ".safetensors":
@@ -120,7 +126,7 @@ def save(path: str | os.PathLike[str], classifier: Classifier, lineage: Mapping[
 
 
 def load(path: str | os.PathLike[str] | None = None) -> Classifier:
-    """A saved classifier in evaluation mode; without a path the Fashion-MNIST one that ships. `.lineage` says how it was trained.
+    """A saved classifier in evaluation mode; without a path the one that ships. `.lineage` says how it was trained.
 
     Raises SpecError, in one line, for a missing file, a file of another sort, and weights that do not fit its spec.
     """
@@ -139,8 +145,8 @@ def load(path: str | os.PathLike[str] | None = None) -> Classifier:
         raise SpecError(f"{target}: no classifier of format {FORMAT}; train one with `safelight evaluate classifier`")
     try:
         classifier = ClassifierSpec.model_validate(about["classifier"]).build()
-        missing, extra = classifier.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
-        wrong = [k for k in missing if "num_batches" not in k] + list(extra)
+        wrong = sorted(set(weights(classifier)) ^ set(tensors))
+        classifier.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
     except (KeyError, ValidationError, RuntimeError) as error:
         raise SpecError(f"{target}: {one_line(error, 'classifier')}") from None
     if wrong:

@@ -1,4 +1,4 @@
-"""Copies of training pictures: is the model remembering? Distances to the nearest training picture, calibrated on held-out pictures."""
+"""Copies: does the model remember? Distances to the nearest training picture, calibrated on held-out pictures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PERCENTILE = 1.0
 class Nearest(NamedTuple):
     """For each of N queries its nearest training picture: index (N,) int64 and distance (N,) float64."""
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # a tuple has a method of that name, of which a record of pictures has no use
     distance: Tensor
 
 
@@ -31,7 +31,7 @@ class Copies(NamedTuple):
 
 
 def copies(generated: Nearest, held_out: Nearest) -> Copies:
-    """Compare nearest-training-picture distances of generated pictures with those of held-out real ones. Neither set may be empty."""
+    """Compare the distances of generated pictures to training pictures with those of held-out ones. Neither may be empty."""
     if not len(generated.distance) or not len(held_out.distance):
         raise SpecError("copies: both generated and held-out pictures are needed")
     threshold = torch.quantile(held_out.distance, PERCENTILE / 100).item()
@@ -42,11 +42,14 @@ def copies(generated: Nearest, held_out: Nearest) -> Copies:
 def in_pixels(query: Tensor, train: Tensor, *, shift: int = 1, mirror: bool = True, rows: int = 4096) -> Nearest:
     """The nearest training picture of each query, as root mean square difference in grey levels, 0..255.
 
-    query (N, C, H, W), train (M, C, H, W), uint8. A copy moved by up to `shift` pixels (edges repeated), or mirrored, is a copy.
-    The search multiplies matrices in float32 (exact to 0.05 levels); the distance of the winner is then computed from the bytes.
+    query (N, C, H, W), train (M, C, H, W), uint8. A copy moved by up to `shift` pixels (edges repeated), or mirrored, is one.
+    The search multiplies matrices in float32 (exact to 0.05 levels); the winner's distance is then computed from the bytes.
     """
     if query.shape[1:] != train.shape[1:] or query.dtype != torch.uint8 or train.dtype != torch.uint8 or not len(train):
-        raise SpecError(f"copies: uint8 pictures of one shape are needed, not {tuple(query.shape)} {query.dtype} and {tuple(train.shape)} {train.dtype}")
+        raise SpecError(
+            f"copies: uint8 pictures of one shape are needed, not {tuple(query.shape)} {query.dtype} and "
+            f"{tuple(train.shape)} {train.dtype}"
+        )
     variants = torch.stack(moved(query, shift, mirror), 1)  # (N, V, C, H, W)
     n, v = variants.shape[:2]
     # Centred on the training mean, so that float32 keeps more digits of the differences.
@@ -82,7 +85,7 @@ def in_features(query: Tensor, train: Tensor, rows: int = 4096) -> Nearest:
 
 
 def moved(pictures: Tensor, shift: int, mirror: bool) -> list[Tensor]:
-    """Every shift by -shift..shift pixels in both directions, edges repeated, of the pictures (..., H, W), and of their mirror images."""
+    """Pictures (..., H, W) shifted by -shift..shift pixels both ways, edges repeated; and so their mirror images."""
     h, w = pictures.shape[-2:]
     out = []
     for base in (pictures, pictures.flip(-1)) if mirror else (pictures,):

@@ -28,7 +28,7 @@ class Fit(Spec):
 
 
 class Epoch(NamedTuple):
-    """After an epoch: its number from 1, the mean training loss (nats), the rate it ended with, seconds so far, the classifier."""
+    """After an epoch: its number from 1, mean training loss (nats), the rate it ended with, seconds so far, the classifier."""
 
     epoch: int
     loss: float
@@ -50,7 +50,8 @@ def fit(spec: ClassifierSpec, pictures: Tensor, labels: Tensor, how: Fit | None 
         raise SpecError(f"labels in [{int(labels.min())}, {int(labels.max())}] for {len(spec.names)} names")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(how.seed)
-        model = spec.build().to(memory_format=torch.channels_last)
+        model = spec.build()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch forgot this form
     random = torch.Generator().manual_seed(how.seed)
     optimizer = torch.optim.AdamW(model.parameters(), how.lr, weight_decay=how.weight_decay)
     per = n // how.batch
@@ -61,7 +62,11 @@ def fit(spec: ClassifierSpec, pictures: Tensor, labels: Tensor, how: Fit | None 
         order, losses, rate = torch.randperm(n, generator=random), 0.0, 0.0
         for index in order[: per * how.batch].split(how.batch):  # the remainder has its turn in another epoch's order
             x = _augment(pictures[index].float() / 127.5 - 1, how, random)
-            rate = how.lr * (step + 1) / warm if step < warm else how.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
+            rate = (
+                how.lr * (step + 1) / warm
+                if step < warm
+                else how.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
+            )
             for group in optimizer.param_groups:
                 group["lr"] = rate
             with torch.random.fork_rng(devices=[]):  # dropout draws from the global stream
@@ -78,7 +83,7 @@ def fit(spec: ClassifierSpec, pictures: Tensor, labels: Tensor, how: Fit | None 
 
 
 def rounded(model: Classifier) -> Classifier:
-    """The classifier as its file will give it back (weights rounded to fp16), for measuring what is shipped, not what was trained."""
+    """The classifier as its file gives it back (weights rounded to fp16): what is shipped is measured, not what was trained."""
     twin = model.spec.build()
     twin.load_state_dict({k: v.half().float() if v.is_floating_point() else v for k, v in model.state_dict().items()})
     return twin.eval().requires_grad_(False)
@@ -99,5 +104,10 @@ def _augment(x: Tensor, how: Fit, random: torch.Generator) -> Tensor:
         move = torch.randint(-s, s + 1, (b, 2), generator=random)
         rows = (torch.arange(h) + move[:, :1]).clamp(0, h - 1)  # (B, H)
         cols = (torch.arange(w) + move[:, 1:]).clamp(0, w - 1)  # (B, W)
-        x = x[torch.arange(b)[:, None, None, None], torch.arange(x.shape[1])[None, :, None, None], rows[:, None, :, None], cols[:, None, None, :]]
+        x = x[
+            torch.arange(b)[:, None, None, None],
+            torch.arange(x.shape[1])[None, :, None, None],
+            rows[:, None, :, None],
+            cols[:, None, None, :],
+        ]
     return x

@@ -1,4 +1,4 @@
-"""The Frechet distance of two Gaussians fitted to features. Called `FD-<extractor>`: FID is the name for Inception's features only."""
+"""The Frechet distance of two Gaussians fitted to features. Called `FD-<extractor>`; FID is its name on Inception's only."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Moments(NamedTuple):
 
 
 def moments(features: Tensor) -> Moments:
-    """The moments of features (N, F). Raises SpecError when they are not finite: one NaN would make every later number a lie."""
+    """The moments of features (N, F). Raises SpecError when they are not finite: one NaN would spoil all later numbers."""
     x = features.detach().to("cpu", torch.float64)
     if x.ndim != 2 or not len(x):
         raise SpecError(f"features are (N, F) with N >= 1, not {tuple(features.shape)}")
@@ -67,13 +67,16 @@ def frechet(a: Tensor, b: Tensor) -> float:
 
 
 def warning(n: int, features: int) -> str:
-    """The sentence that belongs beside an FD of too few pictures, else "". FD is biased upwards, the more the fewer pictures."""
+    """The sentence that belongs beside an FD of too few pictures, else "". FD is biased upwards, more so for fewer."""
     if n >= features:
         return ""
-    return f"only {n} pictures for {features} features: the Frechet distance is strongly biased upwards; trust the kernel distance"
+    return (
+        f"only {n} pictures for {features} features: the Frechet distance is strongly biased upwards; trust the kernel distance"
+    )
 
 
 def _root(c: Tensor) -> Tensor:
-    """The symmetric square root of a covariance; eigenvalues below zero are rounding and count as zero."""
+    """The symmetric square root of a covariance. Eigenvalues that are rounding count as zero: a root makes 3e-8 of 1e-15."""
     values, vectors = torch.linalg.eigh(c)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    rounding = values.abs().amax() * len(values) * torch.finfo(values.dtype).eps
+    return (vectors * torch.where(values > rounding, values, 0).sqrt()) @ vectors.T

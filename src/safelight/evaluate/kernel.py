@@ -23,14 +23,18 @@ class Kernel(NamedTuple):
 
 
 def mmd2(x: Tensor, y: Tensor) -> float:
-    """Unbiased MMD^2 of features x (N, F), y (M, F), k(a, b) = (a.b / F + 1)^3 (Binkowski et al. 2018, section 4; Gretton et al. 2012, eq. 3).
+    """Unbiased MMD^2 of features x (N, F), y (M, F) with k(a, b) = (a.b / F + 1)^3.
+
+    Binkowski et al. 2018, "Demystifying MMD GANs", section 4; Gretton et al. 2012, "A kernel two-sample test", eq. 3:
 
     MMD^2 = sum_{i != j} k(x_i, x_j) / N(N-1) + sum_{i != j} k(y_i, y_j) / M(M-1) - 2 sum_ij k(x_i, y_j) / NM; float64.
     """
     x, y = x.to("cpu", torch.float64), y.to("cpu", torch.float64)
     n, m = len(x), len(y)
     if n < 2 or m < 2 or x.shape[1:] != y.shape[1:]:
-        raise SpecError(f"a kernel distance needs two sets of at least 2 of the same features, not {tuple(x.shape)} and {tuple(y.shape)}")
+        raise SpecError(
+            f"a kernel distance needs two sets of at least 2 of the same features, not {tuple(x.shape)} and {tuple(y.shape)}"
+        )
 
     def within(a: Tensor) -> Tensor:
         own = (a.square().sum(1) / a.shape[1] + 1).pow(3).sum()
@@ -42,9 +46,9 @@ def mmd2(x: Tensor, y: Tensor) -> float:
 def kernel(x: Tensor, y: Tensor, seed: int = 0) -> Kernel:
     """MMD^2 of all pictures, with a 95 % interval from disjoint blocks.
 
-    Both sets are shuffled by `seed` and cut into 10 blocks, each of which gives an unbiased estimate of its own; the interval is
-    value -+ t_9 s / sqrt(10). A mean of blocks scatters more than the estimate from all pairs, so the interval is on the safe
-    side. Raises SpecError for fewer than 20 pictures in a set.
+    Both sets are shuffled by `seed` and cut into 10 blocks, each of which gives an unbiased estimate of its own; the interval
+    is value -+ t_9 s / sqrt(10). A mean of blocks scatters more than the estimate from all pairs, so the interval is rather too
+    wide. Raises SpecError for fewer than 20 pictures in a set.
     """
     if min(len(x), len(y)) < 2 * BLOCKS:
         raise SpecError(f"a confidence interval needs at least {2 * BLOCKS} pictures a set (given: {len(x)} and {len(y)})")

@@ -22,7 +22,7 @@ from safelight.task import Request
 
 
 class Made(NamedTuple):
-    """pictures (N, C, H, W) uint8; prompts: what each was asked to be ("" for nothing); about: how they were made, JSON-ready."""
+    """pictures (N, C, H, W) uint8; prompts: what each was asked to be ("" for nothing); about: how they were made, as JSON."""
 
     pictures: Tensor
     prompts: tuple[str, ...]
@@ -50,8 +50,10 @@ def collect(events: Iterable[Event], model: Model, weights: str = "") -> Made:
     kinds = {name: asked[name]["kind"] for name in ("sampler", "grid", "mix")}
     about = {
         "source": "generated", "model": model.fingerprint, "weights": weights, "seed": asked["seed"], "steps": asked["steps"],
-        "guidance": float(asked["mix"].get("scale", 1.0)), **kinds, "request": asked, "process": describe(model.spec.process, family=False),
-        "device": model.device.type, "threads": torch.get_num_threads(), "torch": torch.__version__, "safelight": safelight.__version__,
+        "guidance": float(asked["mix"].get("scale", 1.0)), **kinds, "request": asked,
+        "process": describe(model.spec.process, family=False),
+        "device": model.device.type, "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "safelight": safelight.__version__,
         "python": platform.python_version(),
     }  # fmt: skip
     return Made(torch.cat(parts), tuple(prompts), about)

@@ -12,7 +12,7 @@ from safelight.spec import SpecError
 
 class Manifold(NamedTuple):
     """precision: how many fakes look real; recall: how much of the real is reached; density: how deep fakes lie among the real
-    (1 as the real themselves, may exceed 1); coverage: the fraction of the real that have a fake near. All but density in [0, 1]."""
+    (1 as the real themselves, may exceed 1); coverage: the fraction of the real with a fake near. All but density in [0, 1]."""
 
     precision: float
     recall: float
@@ -24,13 +24,17 @@ def manifold(real: Tensor, fake: Tensor, k: int = 5, rows: int = 1024) -> Manifo
     """The four numbers for features real (N, F) and fake (M, F), float64, `rows` at a time.
 
     With B(x) the ball around x that reaches to its k-th nearest neighbour in its own set (itself not counted):
-        precision = mean_j [fake_j in any B(real_i)],  recall = mean_i [real_i in any B(fake_j)]  (Kynkaanniemi et al. 2019, eq. 2);
-        density   = 1/(k M) sum_j #{i: fake_j in B(real_i)},  coverage = mean_i [any fake_j in B(real_i)]  (Naeem et al. 2020, eq. 4, 5).
+        precision = mean_j [fake_j in any B(real_i)],         recall = mean_i [real_i in any B(fake_j)],
+        density   = 1/(k M) sum_j #{i: fake_j in B(real_i)},  coverage = mean_i [any fake_j in B(real_i)]
+    (Kynkaanniemi et al. 2019, eq. 2; Naeem et al. 2020, eq. 4 and 5).
     Recall favours large fake sets: compare at equal N. Raises SpecError for sets of k or fewer.
     """
     real, fake = real.to("cpu", torch.float64), fake.to("cpu", torch.float64)
     if min(len(real), len(fake)) <= k or k < 1 or real.shape[1:] != fake.shape[1:]:
-        raise SpecError(f"{k} neighbours need more than {k} pictures a set with the same features, not {tuple(real.shape)}, {tuple(fake.shape)}")
+        raise SpecError(
+            f"{k} neighbours need more than {k} pictures a set with the same features, not {tuple(real.shape)} and "
+            f"{tuple(fake.shape)}"
+        )
     of_real, of_fake = radii(real, k, rows), radii(fake, k, rows)
     inside = torch.zeros(len(fake), dtype=torch.int64)  # in how many balls of real pictures each fake lies
     reached, covered = [], []

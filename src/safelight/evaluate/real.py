@@ -34,13 +34,15 @@ class Labelled(NamedTuple):
         for c in labels.unique().tolist():
             places, pool = (labels == c).nonzero()[:, 0], (self.labels == c).nonzero()[:, 0]
             if len(pool) < len(places):
-                raise SpecError(f"{len(places)} real pictures of '{self.names[c]}' are needed for a comparison, there are {len(pool)}")
+                raise SpecError(
+                    f"{len(places)} real pictures of '{self.names[c]}' are needed for a comparison, there are {len(pool)}"
+                )
             out[places] = pool[torch.randperm(len(pool), generator=random)[: len(places)]]
         return out
 
 
 def read(data: Dataset, channels: int, size: tuple[int, int], names: Sequence[str] = ()) -> Labelled:
-    """All pictures of an opened dataset, as they are: another size or number of channels is refused, since resizing would be measured too.
+    """All pictures of an opened dataset, as they are; another size is refused, since resizing would be measured too.
 
     names: the classes, by which captions become labels; by default the captions that occur, sorted.
     Raises SpecError for a caption that is no class, or a picture of another shape.

@@ -38,7 +38,8 @@ def evaluate(made: Made, train: Labelled, test: Labelled, classifier: Classifier
 
     recognised: the rate at which the classifier sees the class asked for, beside its accuracy on real test pictures.
     frechet: FD of N generated to all of test; its floor: of N real training pictures of the same classes to all of test.
-    kernel, manifold: the same two comparisons; the manifold's against N test pictures of the same classes, since recall depends on N.
+    kernel, manifold: the same two comparisons; the manifold's against N test pictures of the same classes, since recall depends
+    on N.
     copies: nearness to training pictures, calibrated on N test pictures.
     Raises SpecError for shapes that differ, unknown classes, and too few real pictures.
     """
@@ -71,8 +72,9 @@ def evaluate(made: Made, train: Labelled, test: Labelled, classifier: Classifier
         "format": FORMAT,
         "what": "evaluation",
         "pictures": {
-            "generated": n, "train": len(train.pictures), "test": len(test.pictures), "floor": f"{n} train pictures of the same classes",
-            "channels": made.pictures.shape[1], "size": list(made.pictures.shape[2:]), "resize": "none", "range": "uint8 [0, 255]",
+            "generated": n, "train": len(train.pictures), "test": len(test.pictures),
+            "floor": f"{n:,} training pictures of the same classes", "channels": made.pictures.shape[1],
+            "size": list(made.pictures.shape[2:]), "resize": "none", "range": "uint8 [0, 255]",
         },
         "made": made.about,
         "extractor": {
@@ -84,7 +86,10 @@ def evaluate(made: Made, train: Labelled, test: Labelled, classifier: Classifier
             "name": f"FD-{extractor(classifier)}", "value": distance(moments(fake), whole), "floor": sum(floor) / DRAWS,
             "floor_range": [min(floor), max(floor)], "warning": warning(n, classifier.spec.features),
         },
-        "kernel": {"name": f"KD-{extractor(classifier)}", **ours_kernel._asdict(), "floor": their_kernel._asdict(), "interval": "95 %, 10 blocks"},
+        "kernel": {
+            "name": f"KD-{extractor(classifier)}", **ours_kernel._asdict(), "floor": their_kernel._asdict(),
+            "interval": "95 %, 10 blocks",
+        },
         "manifold": {"neighbours": NEIGHBOURS, **ours_manifold._asdict(), "floor": their_manifold._asdict()},
         "copies": {
             "pixels": _copies(pixels) | {"unit": "rms grey levels, over shifts by 1 pixel and mirror images"},
@@ -115,7 +120,7 @@ def extractor(classifier: Classifier) -> str:
 def recognised(ours: Seen, asked: Tensor | None, theirs: Seen, test: Labelled, names: Sequence[str]) -> dict[str, Any]:
     """How often the class asked for is seen, overall and for each class, beside the same for real test pictures.
 
-    `mistaken_for` is the most frequent wrong answer. Without prompts only the real accuracy and the mix of classes seen are told.
+    `mistaken_for` is the most frequent wrong answer. Without prompts only the real accuracy and the classes seen are told.
     """
     seen, real = ours.logits.argmax(1), theirs.logits.argmax(1) == test.labels
     table = []

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from safelight.nn.blocks import Pointwise
 from safelight.nn.norm import GroupNormSpec, Norm
 from safelight.spec import Spec, SpecError
 
@@ -156,44 +157,57 @@ class FullAttention(nn.Module):
         super().__init__()
         self.norm = norm
         self.attend = Heads(heads, head_width, qk_norm)
-        self.qkv = nn.Linear(width, 3 * heads * head_width, bias=bias)
+        self.qkv = Pointwise(width, 3 * heads * head_width, bias=bias)
         self.memory = nn.Parameter(torch.randn(2, heads, memory, head_width)) if memory else None
-        self.out = nn.Linear(heads * head_width, width)
+        self.out = Pointwise(heads * head_width, width)
 
     def forward(self, x: Tensor, words: tuple[Words, ...] = ()) -> Tensor:
         """x: (B, C, *space). Returns the same shape."""
-        q, k, v = self.qkv(to_tokens(self.norm(x))).chunk(3, dim=2)  # 3 x (B, N, H d)
+        q, k, v = to_tokens(self.qkv(self.norm(x))).chunk(3, dim=2)  # 3 x (B, N, H d)
         q, k, v = self.attend.query(q), self.attend.key(k), self.attend.value(v)  # 3 x (B, H, N, d)
         if self.memory is not None:
             mk, mv = self.memory.to(v.dtype)[:, None].expand(-1, len(x), -1, -1, -1)  # 2 x (B, H, M, d)
             k, v = torch.cat((mk.to(k.dtype), k), dim=2), torch.cat((mv, v), dim=2)  # 2 x (B, H, M + N, d)
-        return x + to_space(self.out(self.attend(q, k, v)), x)  # (B, C, *space)
+        return x + self.out(to_space(self.attend(q, k, v), x))  # (B, C, *space)
 
 
 class LinearAttention(nn.Module):
-    """`x + norm(out(softmax_d(q) (softmax_N(k)^T v) / sqrt(d)))`; see `LinearAttentionSpec`."""
+    """`x + norm(out(softmax_d(q) (softmax_N(k)^T v) / sqrt(d)))`; see `LinearAttentionSpec`.
 
-    def __init__(
-        self, width: int, heads: int, head_width: int, norm: nn.Module, norm_out: nn.Module, memory: int = 0
-    ) -> None:
+    v = W_v x is never made: with the gathered pictures `G = softmax_N(k)^T x` of each head, `softmax_N(k)^T v = G W_v^T`, and with
+    `M = W_out (G W_v^T)^T` the output is `M softmax_d(q)`. The same numbers from two thirds of the products, and half of the copies
+    (measured: 0.55 to 0.86 of the time of a training step).
+    """
+
+    def __init__(self, width: int, heads: int, head_width: int, norm: nn.Module, norm_out: nn.Module, memory: int = 0) -> None:
         super().__init__()
         self.heads, self.head_width = heads, head_width
         self.norm, self.norm_out = norm, norm_out
-        self.qkv = nn.Linear(width, 3 * heads * head_width, bias=False)
+        self.q = Pointwise(width, heads * head_width, bias=False)
+        self.k = Pointwise(width, heads * head_width, bias=False)
+        self.v = nn.Linear(width, heads * head_width, bias=False)
         self.memory = nn.Parameter(torch.randn(2, heads, memory, head_width)) if memory else None
         self.out = nn.Linear(heads * head_width, width)
 
     def forward(self, x: Tensor, words: tuple[Words, ...] = ()) -> Tensor:
         """x: (B, C, *space). Returns the same shape."""
-        qkv = self.qkv(to_tokens(self.norm(x)))  # (B, N, 3 H d)
-        q, k, v = qkv.unflatten(2, (3, self.heads, self.head_width)).permute(2, 0, 3, 1, 4)  # 3 x (B, H, N, d)
-        if self.memory is not None:
-            mk, mv = self.memory.to(v.dtype)[:, None].expand(-1, len(x), -1, -1, -1)  # 2 x (B, H, M, d)
-            k, v = torch.cat((mk, k), dim=2), torch.cat((mv, v), dim=2)  # 2 x (B, H, M + N, d)
-        q = q.softmax(dim=3) * self.head_width**-0.5  # (B, H, N, d)
-        summary = k.softmax(dim=2).transpose(2, 3) @ v.to(k.dtype)  # (B, H, d, d): what each feature of k gathered over space
-        y = (q.to(summary.dtype) @ summary).transpose(1, 2).flatten(2)  # (B, N, H d)
-        return x + self.norm_out(to_space(self.out(y), x))  # (B, C, *space)
+        h, d = self.heads, self.head_width
+        n = self.norm(x)  # (B, C, *space)
+        q, k = to_tokens(self.q(n)), to_tokens(self.k(n))  # 2 x (B, N, H d)
+        q = q.unflatten(2, (h, d)).softmax(dim=3).flatten(2)  # (B, N, H d)
+        if self.memory is None:
+            g = k.softmax(dim=1).transpose(1, 2) @ to_tokens(n)  # (B, H d, C): what each feature of k gathered over space
+            s = g.unflatten(1, (h, d)) @ self.v.weight.unflatten(0, (h, d)).mT  # (B, H, d, d)
+        else:
+            m = self.memory.shape[2]
+            mk = self.memory[0].transpose(0, 1).flatten(1).to(k.dtype).expand(len(x), -1, -1)  # (B, M, H d)
+            mk, k = torch.cat((mk, k), dim=1).softmax(dim=1).split((m, k.shape[1]), dim=1)  # (B, M, H d), (B, N, H d)
+            g = k.transpose(1, 2) @ to_tokens(n)  # (B, H d, C)
+            s = g.unflatten(1, (h, d)) @ self.v.weight.unflatten(0, (h, d)).mT  # (B, H, d, d)
+            s = s + mk.unflatten(2, (h, d)).permute(0, 2, 3, 1) @ self.memory[1]  # (B, H, d, d)
+        m_t = s @ self.out.weight.unflatten(1, (h, d)).permute(1, 2, 0)  # (B, H, d, C)
+        y = q @ (m_t * d**-0.5).flatten(1, 2) + self.out.bias.to(q.dtype)  # (B, N, C)
+        return x + self.norm_out(to_space(y, x))  # (B, C, *space)
 
 
 class SpatialTransformer(nn.Module):
@@ -205,9 +219,9 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         inner = heads * head_width
         self.norm = norm
-        self.proj_in = nn.Linear(width, inner)
+        self.proj_in = Pointwise(width, inner)
         self.blocks = nn.ModuleList(TransformerBlock(inner, heads, context, qk_norm) for _ in range(depth))
-        self.proj_out = nn.Linear(inner, width)
+        self.proj_out = Pointwise(inner, width)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
@@ -217,10 +231,10 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor, words: tuple[Words, ...] = ()) -> Tensor:
         """x: (B, C, *space). words: from `read`, one a block. Returns the same shape as x."""
-        y = self.proj_in(to_tokens(self.norm(x)))  # (B, N, H d)
+        y = to_tokens(self.proj_in(self.norm(x)))  # (B, N, H d)
         for i, block in enumerate(self.blocks):
             y = block(y, words[i] if words else None)  # (B, N, H d)
-        return x + to_space(self.proj_out(y), x)  # (B, C, *space)
+        return x + self.proj_out(to_space(y, x))  # (B, C, *space)
 
 
 class TransformerBlock(nn.Module):

@@ -21,6 +21,8 @@ _CONV_T: dict[int, type[nn.ConvTranspose1d] | type[nn.ConvTranspose2d] | type[nn
     3: nn.ConvTranspose3d,
 }
 
+_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
 
 def conv(dims: int, inp: int, out: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Module:
     """A convolution over `dims` dimensions of space with (kernel - 1) // 2 of zeros around: an odd kernel keeps the size."""
@@ -30,11 +32,19 @@ def conv(dims: int, inp: int, out: int, kernel: int = 3, stride: int = 1, groups
 
 
 class Pointwise(nn.Linear):
-    """A 1x1 convolution as the matrix product it is: `y = W x + b` at each place. No copy when x is channels-last."""
+    """A 1x1 convolution: `y = W x + b` at each place. No copy when x is channels-last.
+
+    As a convolution rather than a matrix product, since on the CPU oneDNN is faster at it than the linear algebra library (0.6 to
+    0.8 of the time, forward and backward); a batch of one is the exception, where torch would choose its own slow loop.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C_in, *space). Returns (B, C_out, *space), channels-last."""
-        return F.linear(x.movedim(1, -1), self.weight, self.bias).movedim(-1, 1)  # (B, C_out, *space)
+        if len(x) == 1:
+            return F.linear(x.movedim(1, -1), self.weight, self.bias).movedim(-1, 1)  # (B, C_out, *space)
+        y = x.flatten(2)[:, :, None]  # (B, C_in, 1, N); (B, C_in, N, 1) would not be seen as channels-last
+        y = F.conv2d(y, self.weight[:, :, None, None], self.bias)  # (B, C_out, 1, N)
+        return y.squeeze(2).unflatten(2, x.shape[2:])  # (B, C_out, *space)
 
 
 def spread(v: Tensor, like: Tensor) -> Tensor:
@@ -137,8 +147,7 @@ class ResnetBlock(TimedBlock):
         if told is None:
             h = self.norm2(h)  # (B, C_out, *space)
         elif self.scale_shift:
-            scale, shift = spread(told, h).chunk(2, dim=1)  # 2 x (B or 1, C_out, 1..)
-            h = torch.addcmul(shift, self.norm2(h), 1 + scale)  # (B, C_out, *space)
+            h = self.norm2(h, *told.chunk(2, dim=1))  # (B, C_out, *space)
         else:
             h = self.norm2(h + spread(told, h))  # (B, C_out, *space)
         return self.short(x) + self.conv2(self.dropout(F.silu(h)))  # (B, C_out, *space)
@@ -168,14 +177,13 @@ class PostNormResnetBlock(TimedBlock):
 
     def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:
         """x: (B, C_in, *space). told: (B or 1, self.told). Returns (B, C_out, *space)."""
-        h = self.norm1(self.conv1(x))  # (B, C_out, *space)
+        h = self.conv1(x)  # (B, C_out, *space)
         if told is None:
-            h = F.silu(h)  # (B, C_out, *space)
+            h = F.silu(self.norm1(h))  # (B, C_out, *space)
         elif self.scale_shift:
-            scale, shift = spread(told, h).chunk(2, dim=1)  # 2 x (B or 1, C_out, 1..)
-            h = F.silu(torch.addcmul(shift, h, 1 + scale))  # (B, C_out, *space)
+            h = F.silu(self.norm1(h, *told.chunk(2, dim=1)))  # (B, C_out, *space)
         else:
-            h = F.silu(h) + spread(told, h)  # (B, C_out, *space)
+            h = F.silu(self.norm1(h)) + spread(told, h)  # (B, C_out, *space)
         return self.short(x) + F.silu(self.norm2(self.conv2(self.dropout(h))))  # (B, C_out, *space)
 
 
@@ -262,24 +270,27 @@ class TransposedUp(Up, kind="transposed-up"):
 
 
 class Unshuffle(nn.Module):
-    """`y = W unshuffle(x) + b`, where unshuffle puts the 2^dims places of a cell into channels, channel c's together."""
+    """`y = W unshuffle(x) + b`, where unshuffle puts the 2^dims places of a cell into channels, channel c's together.
+
+    That is a convolution of kernel 2 and stride 2, which moves no pixels.
+    """
 
     def __init__(self, dims: int, inp: int, out: int) -> None:
         super().__init__()
-        self.proj = Pointwise(inp * 2**dims, out)
+        self.proj = _CONV[dims](inp, out, 2, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, *space), even sizes. Returns (B, C_out, *space / 2)."""
-        dims = x.ndim - 2
-        for i in range(dims):
-            x = x.unflatten(2 + 2 * i, (-1, 2))  # (B, C, h, 2, w, 2)
-        order = (0, *(2 + 2 * i for i in range(dims)), 1, *(3 + 2 * i for i in range(dims)))
-        y = x.permute(order).flatten(1 + dims)  # (B, *space / 2, 2^dims C)
-        return self.proj(y.movedim(-1, 1))  # (B, C_out, *space / 2)
+        return self.proj(x)  # (B, C_out, *space / 2)
 
 
 class Nearest(nn.Module):
-    """`y = conv(nearest(x))`, nearest doubling every dimension of space."""
+    """`y = conv(nearest(x))`, nearest doubling every dimension of space, the convolution 3x3.
+
+    Computed as the transposed convolution of kernel 4 and stride 2 that it equals: along one dimension output 2i sees
+    `k_0 x_(i-1) + (k_1 + k_2) x_i`, output 2i + 1 `(k_0 + k_1) x_i + k_2 x_(i+1)`. It has 4/9 of the products in two dimensions
+    (measured: 0.54 to 0.65 of the time of a training step), and the doubled picture is never made.
+    """
 
     def __init__(self, dims: int, inp: int, out: int) -> None:
         super().__init__()
@@ -287,4 +298,8 @@ class Nearest(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, *space). Returns (B, C_out, *space * 2)."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # (B, C_out, *space * 2)
+        dims, w = x.ndim - 2, self.conv.weight  # (C_out, C, 3, ...)
+        for _ in range(dims):
+            k0, k1, k2 = w.unbind(2)  # 3 x (C_out, C, the other dimensions)
+            w = torch.stack((k2, k1 + k2, k0 + k1, k0), dim=-1)  # (C_out, C, 3.., 4..): a dimension is folded and goes last
+        return _TRANSPOSED[dims](x, w.transpose(0, 1), self.conv.bias, stride=2, padding=1)  # (B, C_out, *space * 2)

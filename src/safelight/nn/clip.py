@@ -8,6 +8,7 @@ tests/nn/test_clip.py) and as small ones trained here.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,14 +17,14 @@ from torch.nn import functional as F
 
 
 class QuickGELU(nn.Module):
-    """x sigmoid(1.702 x): the approximation of GELU that OpenAI's CLIP was trained with (Hendrycks and Gimpel 2016, section 2)."""
+    """x sigmoid(1.702 x): the approximation of GELU in OpenAI's CLIP (Hendrycks and Gimpel 2016, section 2)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x)
 
 
 class Attention(nn.Module):
-    """softmax(q k^T / sqrt(d)) v over `heads` heads with biases everywhere. x: (B, L, W); mask: (B, 1, 1 or L, L) bool or None."""
+    """softmax(q k^T / sqrt(d)) v over `heads` heads, biases everywhere. x: (B, L, W); mask: (B, 1, 1 or L, L) bool or None."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -45,14 +46,18 @@ class Block(nn.Module):
         super().__init__()
         self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
         self.norm2 = nn.LayerNorm(width)
-        self.fc1, self.act, self.fc2 = nn.Linear(width, 4 * width), QuickGELU() if quick else nn.GELU(), nn.Linear(4 * width, width)
+        self.fc1, self.act, self.fc2 = (
+            nn.Linear(width, 4 * width),
+            QuickGELU() if quick else nn.GELU(),
+            nn.Linear(4 * width, width),
+        )
 
     def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         x = x + self.attention(self.norm1(x), mask, causal)
         return x + self.fc2(self.act(self.fc1(self.norm2(x))))  # (B, L, W)
 
 
-def initialise(blocks: nn.ModuleList, width: int) -> None:
+def initialise(blocks: Sequence[Block], width: int) -> None:
     """The published initialisation (CLIP's section 2.4 after GPT-2): normal, residual outputs smaller by sqrt(2 layers)."""
     attention, residual, mlp = width**-0.5, width**-0.5 * (2 * max(1, len(blocks))) ** -0.5, (2 * width) ** -0.5
     for block in blocks:
@@ -77,22 +82,36 @@ class TextTower(nn.Module):
     """
 
     def __init__(
-        self, vocabulary: int, width: int, layers: int, heads: int, length: int, end: int, quick: bool = False, causal: bool = True
+        self,
+        vocabulary: int,
+        width: int,
+        layers: int,
+        heads: int,
+        length: int,
+        end: int,
+        quick: bool = False,
+        causal: bool = True,
     ) -> None:
         super().__init__()
         self.length, self.end, self.causal = length, end, causal
         self.token = nn.Embedding(vocabulary, width)
         self.position = nn.Parameter(torch.empty(length, width))
-        self.blocks = nn.ModuleList(Block(width, heads, quick) for _ in range(layers))
+        blocks = [Block(width, heads, quick) for _ in range(layers)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width)
         nn.init.normal_(self.token.weight, std=0.02)
         nn.init.normal_(self.position, std=0.01)
-        initialise(self.blocks, width)
+        initialise(blocks, width)
 
     def forward(self, ids: Tensor, skip: int = 0) -> tuple[Tensor, Tensor]:
-        """skip: leave out the last blocks ("clip skip" minus one); the last norm applies all the same. Raises ValueError if too long."""
+        """skip: leave out the last blocks ("clip skip" minus one); the last norm applies all the same.
+
+        Raises ValueError when L exceeds the window.
+        """
         if ids.shape[1] > self.length:
-            raise ValueError(f"{ids.shape[1]} tokens do not fit a window of {self.length}: tokenize in windows of {self.length}")
+            raise ValueError(
+                f"{ids.shape[1]} tokens do not fit a window of {self.length}: tokenize in windows of {self.length}"
+            )
         close = (ids == self.end).int().argmax(-1)  # (B,) the first `end`
         mask = None
         if not self.causal:
@@ -105,10 +124,10 @@ class TextTower(nn.Module):
 
 
 class ImageTower(nn.Module):
-    """Pictures (B, channels, size, size) -> the states of class token and patches (B, 1 + n, width), and the pooled one (B, width).
+    """Pictures (B, channels, size, size) -> states of class token and patches (B, 1 + n, width), and the pooled one (B, width).
 
-    A vision transformer (Dosovitskiy et al. 2021) with CLIP's extra norm before the blocks; the pooled state is the class token's
-    after the last norm.
+    A vision transformer (Dosovitskiy et al. 2021) with CLIP's extra norm before the blocks; the pooled state is the class
+    token's after the last norm.
     """
 
     def __init__(self, channels: int, size: int, patch: int, width: int, layers: int, heads: int, quick: bool = False) -> None:
@@ -120,11 +139,12 @@ class ImageTower(nn.Module):
         self.first = nn.Parameter(torch.empty(width))
         self.position = nn.Parameter(torch.empty((size // patch) ** 2 + 1, width))
         self.before = nn.LayerNorm(width)
-        self.blocks = nn.ModuleList(Block(width, heads, quick) for _ in range(layers))
+        blocks = [Block(width, heads, quick) for _ in range(layers)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width)
         nn.init.normal_(self.first, std=width**-0.5)
         nn.init.normal_(self.position, std=width**-0.5)
-        initialise(self.blocks, width)
+        initialise(blocks, width)
 
     def embed(self, x: Tensor) -> Tensor:
         """The input of the blocks: (B, 1 + n, width)."""
@@ -157,7 +177,7 @@ class Similarity(NamedTuple):
 
 
 class Pair(nn.Module):
-    """The picture tower and the two linear maps that put pooled texts (B, words) and pictures on one unit sphere of `space` dimensions.
+    """The picture tower and the linear maps that put pooled texts (B, words) and pictures on one sphere of `space` dimensions.
 
     s(x, y) = exp(scale) <picture(x), text(y)>; `scale` is the logarithm of the inverse temperature, learned, begun at
     ln(1 / 0.07), kept at or below ln 100 (section 2.5).

@@ -41,7 +41,7 @@ from safelight.nn.blocks import (
 from safelight.nn.embed import Embedding, SinusoidSpec
 from safelight.nn.network import NetworkSpec, Output
 from safelight.nn.norm import GroupNormSpec, Norm, RMSNormSpec
-from safelight.nn.pad import crop_to, pad_to
+from safelight.nn.pad import channels_last, crop_to, from_patches, pad_to, to_patches
 from safelight.nn.told import Told, ToldNetwork
 from safelight.spec import SpecError
 
@@ -79,6 +79,7 @@ class UNetSpec(NetworkSpec, kind="unet"):
     context: int = Field(0, ge=0, description="width of Cond.tokens, read by the 'transformer' attentions; 0 for none")
     learned_variance: bool = Field(False, description="a second half of outputs, the learned-variance fraction")
     dims: int = Field(2, ge=1, le=3, description="dimensions of space")
+    patch: int = Field(1, ge=1, description="side of the patches that become one place each before the first convolution")
     # Widths and depths.
     widths: tuple[int, ...] = Field((64, 128, 256), min_length=1, description="channels of each resolution, the full one first")
     stem: int | None = Field(None, ge=1, description="channels after the first convolution; none: widths[0]")
@@ -230,7 +231,7 @@ class UNetSpec(NetworkSpec, kind="unet"):
     @property
     def stride(self) -> int:
         """What sizes are padded to a multiple of."""
-        return 2 ** (len(self.widths) - 1)
+        return self.patch * 2 ** (len(self.widths) - 1)
 
     def stages(self) -> Iterator[StagePlan]:
         """The row of stages, from after the first convolution to before the last one."""
@@ -324,11 +325,12 @@ class UNet(ToldNetwork):
             nn.Sequential(nn.Linear(spec.cond, spec.time), act(), nn.Linear(spec.time, spec.time)) if spec.cond else None
         )
         plans = list(spec.stages())
-        self.stem = conv(spec.dims, spec.channels + spec.image, plans[0].inp, spec.stem_kernel)
+        cell = spec.patch**spec.dims  # the places of a patch
+        self.stem = conv(spec.dims, (spec.channels + spec.image) * cell, plans[0].inp, spec.stem_kernel)
         self.stages = nn.ModuleList(Stage(spec, plan) for plan in plans)
         width, out = plans[-1].out, spec.channels * (2 if spec.learned_variance else 1)
         self.norm = spec.norm.make(width) if spec.head_norm else None
-        self.head = conv(spec.dims, width, out, spec.head_kernel)
+        self.head = conv(spec.dims, width, out * cell, spec.head_kernel)
         self.keep_stem = spec.tail_skip or spec.skips > spec.depth
         if spec.zero:
             for p in self.head.parameters():
@@ -359,7 +361,8 @@ class UNet(ToldNetwork):
             if image is None:
                 raise SpecError(f"cond.image is missing: the network was built with image={self.spec.image}")
             x = torch.cat((x, image.expand(len(x), *image.shape[1:])), dim=1)  # (B, channels + image, *space)
-        h = self.stem(pad_to(x, self.spec.stride))  # (B, C, *space'), space' a multiple of the stride
+        small = to_patches(pad_to(x, self.spec.stride), self.spec.patch)  # (B, (channels + image) patch^dims, *space')
+        h = channels_last(self.stem(small))  # (B, C, *space')
         kept = [h] if self.keep_stem else []
         for stage, t, w in zip(self.stages, told, words, strict=True):
             skip = kept.pop() if stage.plan.join else None  # (B, C_join, *space')
@@ -371,7 +374,7 @@ class UNet(ToldNetwork):
                 kept.append(h)
         if self.norm is not None:
             h = F.silu(self.norm(h))  # (B, C, *space')
-        y = crop_to(self.head(h), x)  # (B, channels or 2 channels, *space)
+        y = crop_to(from_patches(self.head(h), self.spec.patch), x)  # (B, channels or 2 channels, *space)
         if not self.spec.learned_variance:
             return Output(y)
         y, v = y.chunk(2, dim=1)  # 2 x (B, channels, *space)

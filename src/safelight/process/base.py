@@ -81,7 +81,7 @@ class Process(Spec, family="process"):
 
 def as_times(t: Tensor | float) -> Tensor:
     """Times as a float64 tensor. Those on an accelerator are trusted (a check would stall it); others must lie in [0, 1]."""
-    t = torch.as_tensor(t).to(torch.float64)
+    t = torch.as_tensor(t, dtype=torch.float64)
     if t.device.type == "cpu" and t.numel() and not (0 <= float(t.detach().min()) and float(t.detach().max()) <= 1):
         raise SpecError(f"a time lies in [0, 1] (0 = data), not at {float(t.min()):g}..{float(t.max()):g}")
     return t

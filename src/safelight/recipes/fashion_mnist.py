@@ -1,7 +1,7 @@
-"""`fashion-mnist`: the model that ships. Class-conditional, v-prediction on the cosine process, 4.6 M parameters.
+"""`fashion-mnist`: the model that ships. Class-conditional, v-prediction on the cosine process, 3.1 M parameters.
 
 No flips: shoes in Fashion-MNIST all point to the left. Labels are dropped for 1 picture in 8, so that the model also knows pictures in
-general and can be guided. Dropout in the blocks, since 60,000 pictures are seen more than a hundred times each.
+general and can be guided.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from safelight.data.idx import FASHION
 from safelight.grid import Grid, Uniform
 from safelight.guide.cfg import CFG
 from safelight.model import Defaults, ModelSpec
-from safelight.nn.blocks import ResnetSpec
 from safelight.nn.embed import Embedding, SinusoidSpec
 from safelight.nn.network import NetworkSpec
 from safelight.nn.unet import UNetSpec
@@ -33,8 +32,11 @@ WIDTH = 128
 
 
 def unet(embedding: Embedding) -> UNetSpec:
-    """The U-Net of the shipped model: 28, 14 and 7 pixels, attention at 7."""
-    return UNetSpec(widths=(32, 64, 128), depth=2, skips=3, cond=WIDTH, block=ResnetSpec(dropout=0.1), embedding=embedding)
+    """The U-Net of the shipped model: patches of 2 pixels, so 14 x 14 and 7 x 7 places, attention at 7.
+
+    Without patches the same arithmetic buys two thirds of the parameters and runs at 0.7 of the speed on a CPU.
+    """
+    return UNetSpec(patch=2, widths=(64, 128), depth=1, skips=2, cond=WIDTH, embedding=embedding)
 
 
 def labelled(
@@ -65,20 +67,20 @@ def labelled(
         held_out_data=FashionMNISTSource(split="test"),
         objective=Match(times=times, weighting=weighting, drop=0.125),
         plan=Plan(
-            batch=512,
-            images=10_000_000,
+            batch=64,
+            images=420_000,
             optimizer=AdamW(lr=lr, betas=(0.9, 0.99), weight_decay=0.01),
-            schedule=Falling(warmup=500),
+            schedule=Falling(warmup=200),
             averages={"ema": Power(sigma_rel=0.05), "ema-wide": Power(sigma_rel=0.15)},
             clip=1.0,
             channels_last=True,
-            every=Every(log=50, held_out=1000, sample=2000, save=1000),
+            every=Every(log=50, held_out=1000, sample=1000, save=250),
         ),
     )
 
 
 def recipe() -> Train:
-    """v on cosine, times stratified over the batch, unit weight: about 19,500 steps of 512."""
+    """v on cosine, times stratified over the batch, unit weight: some 6,600 steps of 64: about 70 minutes of one core."""
     return labelled(
         "fashion-mnist",
         "Class-conditional U-Net, v-prediction on the cosine process.",

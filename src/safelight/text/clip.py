@@ -1,4 +1,4 @@
-"""CLIP's text tower as the language of a diffusion model: published weights fit it, and a small one trains with the denoiser."""
+"""CLIP's text tower as the language of a diffusion model: published weights fit it, a small one trains with the denoiser."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CLIPTextSpec(TextSpec, kind="clip"):
     the whole prompt (False). pad: the id that fills a window, default `end` (OpenCLIP's models: 0). skip: last blocks left out.
     projection: width of a linear map on the pooled vector, without a bias (SDXL's second encoder), or none.
 
-    The default has 3,066,624 parameters, 1,280,640 of them the words.
+    The default has 3,063,744 parameters, 1,277,760 of them the words.
     """
 
     vocabulary: str = "clip-vocabulary"
@@ -49,7 +49,7 @@ class CLIPTextSpec(TextSpec, kind="clip"):
 
 
 class CLIPText(TextEncoder):
-    """Prompts -> Cond(tokens (B, k L, W), mask (B, k L), vector (B, W or projection)), k the windows that the longest prompt needs.
+    """Prompts -> Cond(tokens (B, k L, W), mask (B, k L), vector (B, W or projection)), k the windows of the longest prompt.
 
     Every window is encoded alone, as the tower knows no longer text, and laid behind the one before: no token is dropped.
     The mask is True from `begin` to `end` of each window; windows that only fill up a shorter prompt are False throughout, so

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from safelight.files import atomic
@@ -25,17 +25,25 @@ _KEY = "safelight.joint"
 
 
 class JointSpec(Spec):
-    """text: the language tower. size, channels: of the square pictures; patch: of the vision transformer. width, layers, heads: of the
-    picture tower. space: dimensions of the shared sphere. The default has 4,945,537 parameters."""
+    """text: the language tower. size, channels: of the square pictures. patch, width, layers, heads: of the picture tower, a
+    vision transformer. space: dimensions of the shared sphere. The default has 4,942,657 parameters."""
 
     text: CLIPTextSpec = CLIPTextSpec(causal=False)
     channels: int = Field(3, ge=1)
-    size: int = Field(64, ge=1)
+    size: tuple[int, int] = (64, 64)
     patch: int = Field(8, ge=1)
     width: int = Field(192, ge=1)
     layers: int = Field(4, ge=1)
     heads: int = Field(3, ge=1)
     space: int = Field(128, ge=1)
+
+    @model_validator(mode="after")
+    def _square(self) -> JointSpec:
+        if self.size[0] != self.size[1] or self.size[0] < 1 or self.size[0] % self.patch:
+            raise ValueError(f"size is that of a square that patches of {self.patch} tile, not {self.size[0]}x{self.size[1]}")
+        if self.width % self.heads:
+            raise ValueError(f"{self.heads} heads do not divide a width of {self.width}")
+        return self
 
     def build(self) -> Joint:
         """A pair with fresh weights."""
@@ -49,7 +57,7 @@ class Joint(nn.Module):
         super().__init__()
         self.spec = spec
         self.text = CLIPText(spec.text)
-        image = ImageTower(spec.channels, spec.size, spec.patch, spec.width, spec.layers, spec.heads, spec.text.quick)
+        image = ImageTower(spec.channels, spec.size[0], spec.patch, spec.width, spec.layers, spec.heads, spec.text.quick)
         self.pair = Pair(spec.text.projection or spec.text.width, image, spec.space)
         self.lineage: dict[str, Any] = {}
 
@@ -80,7 +88,7 @@ class Joint(nn.Module):
         return torch.cat([self.embed_image(p.float() / 127.5 - 1 if p.dtype == torch.uint8 else p) for p in parts])
 
     def similarity(self, x: Tensor, prompts: Sequence[str]) -> Similarity:
-        """How well each of N pictures fits each of M prompts: (N, M). Zero-shot classification, with a prompt for every class."""
+        """How well each of N pictures fits each of M prompts: (N, M). Zero-shot classification, with a prompt a class."""
         return self.pair.compare(self.pictures(x), self.texts(prompts))
 
 
@@ -94,11 +102,15 @@ def recall(images: Tensor, texts: Tensor, k: int = 1) -> tuple[float, float]:
     return tuple(((s >= own.unsqueeze(d)).sum(d) <= k).double().mean().item() for d in (1, 0))  # type: ignore[return-value]
 
 
-def save(path: str | os.PathLike[str], joint: Joint, lineage: Mapping[str, Any] | None = None, dtype: torch.dtype = torch.float16) -> None:
+def save(
+    path: str | os.PathLike[str], joint: Joint, lineage: Mapping[str, Any] | None = None, dtype: torch.dtype = torch.float16
+) -> None:
     """Write one `.safetensors` with the spec and the lineage in its header, floats in `dtype`; whole or not at all."""
     from safetensors.torch import save_file
 
-    tensors = {k: v.detach().cpu().to(dtype if v.is_floating_point() else v.dtype).contiguous() for k, v in joint.state_dict().items()}
+    tensors = {
+        k: v.detach().cpu().to(dtype if v.is_floating_point() else v.dtype).contiguous() for k, v in joint.state_dict().items()
+    }
     header = {_KEY: str(FORMAT), "spec": json.dumps(describe(joint)), "lineage": json.dumps(dict(lineage or joint.lineage))}
     with atomic(path) as temporary:
         save_file(tensors, temporary, metadata=header)

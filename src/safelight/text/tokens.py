@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from importlib import resources
@@ -27,6 +28,8 @@ END_OF_WORD = "</w>"
 PUBLISHED = 48_894  # merges in CLIP's vocabulary of 49,408; the published list goes on beyond them
 CONTRACTIONS = ("'re", "'ve", "'ll", "'s", "'t", "'m", "'d")
 REMEMBERED = 50_000  # words whose encoding is kept
+# What `words` does, for the commonest texts; ten times as fast.
+_ASCII_WORDS = re.compile(r"'(?:re|ve|ll|s|t|m|d)|[a-z]+|[0-9]|[^\sa-z0-9]+", re.ASCII)
 
 
 def alphabet() -> list[str]:
@@ -52,6 +55,8 @@ def words(text: str) -> list[str]:
     A contraction's ending ('s 't 're 've 'm 'll 'd), a run of letters, one digit or other number, or a run of anything else
     that is not white space; tried in this order at each place.
     """
+    if text.isascii():
+        return _ASCII_WORDS.findall(text)
     out: list[str] = []
     i, n = 0, len(text)
     while i < n:
@@ -82,7 +87,13 @@ class Tokenizer:
         letters = alphabet()
         plain = sorted(letters, key=lambda c: (ord(c) >= 0x100, ord(c)))  # CLIP's order: bytes that print come first
         self.merges = [(a, b) for a, b in merges]
-        self.tokens = [*plain, *(c + END_OF_WORD for c in plain), *(a + b for a, b in self.merges), "<|startoftext|>", "<|endoftext|>"]
+        self.tokens = [
+            *plain,
+            *(c + END_OF_WORD for c in plain),
+            *(a + b for a, b in self.merges),
+            "<|startoftext|>",
+            "<|endoftext|>",
+        ]
         self.ids = {t: i for i, t in enumerate(self.tokens)}
         if len(self.ids) != len(self.tokens):
             twice = next(t for i, t in enumerate(self.tokens) if self.ids[t] != i)
@@ -139,11 +150,12 @@ class Tokenizer:
         pad = self.end if pad is None else pad
         rows = [[ids[s] for s in self.spans(ids, length - 2)] for ids in map(self.encode, texts)]
         k = max(map(len, rows), default=1)
-        out = torch.full((len(rows), k, length), pad, dtype=torch.int64)
-        for row, runs in zip(out, rows, strict=True):
-            for window, run in zip(row, runs, strict=False):
-                window[: len(run) + 2] = torch.tensor([self.begin, *run, self.end])
-        return out.flatten(1)
+        out = []
+        for runs in rows:
+            windows = [[self.begin, *run, self.end] for run in runs]
+            flat = [i for window in windows for i in (*window, *[pad] * (length - len(window)))]
+            out.append(flat + [pad] * (k * length - len(flat)))
+        return torch.tensor(out, dtype=torch.int64).view(len(rows), k * length)
 
     def _word(self, word: str) -> tuple[int, ...]:
         found = self._seen.get(word)
@@ -190,17 +202,20 @@ class Tokenizer:
 def load(source: str) -> Tokenizer:
     """The tokenizer of a vocabulary: the name of one that ships with the package, or the path of a file of merges.
 
-    Files: our `.json.gz` (`{"merges": ["i n", ...]}`), or lines `a b` in order of rank, plain or gzipped, below an optional first
-    line that starts with `#version` or a quote: the usual `merges.txt` and CLIP's published list.
+    Files: our `.json.gz` (`{"merges": ["i n", ...]}`), or lines `a b` in order of rank, plain or gzipped, below an optional
+    first line that starts with `#version` or a quote: the usual `merges.txt` and CLIP's published list.
     Raises SpecError when there is none, or it is not such a file.
     """
-    shipped = {p.name.removesuffix(".json.gz"): p for p in resources.files("safelight.assets").iterdir() if "-vocabulary" in p.name}
+    shipped = {
+        p.name.removesuffix(".json.gz"): p for p in resources.files("safelight.assets").iterdir() if "-vocabulary" in p.name
+    }
     if source in shipped:
         data, name = shipped[source].read_bytes(), source
     elif Path(source).is_file():
         data, name = Path(source).read_bytes(), Path(source).name
     else:
-        raise SpecError(f"no vocabulary '{source}'{nearest(source, shipped)} (shipped: {', '.join(sorted(shipped))}; or the path of a merges file)")
+        known = f"shipped: {', '.join(sorted(shipped))}; or the path of a merges file"
+        raise SpecError(f"no vocabulary '{source}'{nearest(source, shipped)} ({known})")
     try:
         text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8")
         if text.startswith("{"):

@@ -28,12 +28,13 @@ class Autoencode(Objective, kind="autoencode"):
 
         l1 |x' - x| + l2 (x' - x)^2 + gradient (|dx (x' - x)| + |dy (x' - x)|) + order penalty + perceptual P + adversarial A
 
-    x' the reconstruction from a sampled latent; dx, dy differences of neighbours, which ask for edges in their places. penalty: the
-    codec's own, the KL divergence in nats a value of the picture (kl) or the commitment (vq). P: the mean squared distance of features
-    that a picture tower trained here has of x' and x, each token's features scaled to length 1 (Zhang et al. 2018, eq. 1, unit weights).
+    x' the reconstruction from a sampled latent; dx, dy differences of neighbours, which ask for edges in their places. penalty:
+    the codec's own, the KL divergence in nats a value of the picture (kl) or the commitment (vq). P: the mean squared distance
+    of the features that a picture tower trained here has of x' and x, each token's scaled to length 1 (Zhang et al. 2018, eq. 1).
     A = -D(x'), averaged over patches; the critic D learns max(0, 1 - D(x)) + max(0, 1 + D(x')) beside it (hinge, eq. 7 there).
 
-    eye: the file of a `joint` model, for P. warmup: critic and A come in after so many optimizer steps, when x' is already a picture.
+    eye: the file of a joint model, for P. warmup: critic and A come in after so many optimizer steps, when x' is a picture.
+    seed: of the critic's first weights.
     """
 
     l1: float = Field(1.0, ge=0)
@@ -77,17 +78,16 @@ class Autoencode(Objective, kind="autoencode"):
         return [model.codec]
 
     def draw(self, model: Model, like: Tensor, seed: int, step: int) -> Draws:
-        """eps: the posterior's noise, of the latents' shape. t: the step's number against `warmup` in [0, 1], the same for all pictures."""
-        codec = learned(model.codec)
-        shape = (len(like), codec.channels(like.shape[1]), like.shape[2] // codec.stride, like.shape[3] // codec.stride)
+        """eps: the posterior's noise, of the latents' shape. t: 1 for every picture once the warm-up is over, 0 before."""
+        shape = _latents(learned(model.codec), like)
         eps = torch.randn(shape, generator=generator(like.device, seed, step, "noise"), device=like.device, dtype=like.dtype)
         ready = 1.0 if step >= self.warmup else 0.0
         return Draws(torch.full((len(like),), ready, dtype=torch.float64), eps, torch.zeros(len(like), dtype=torch.bool))
 
     def fixed(self, model: Model, u: Tensor, eps: Tensor) -> Draws:
-        """The draws of a held-out loss: the posterior's mode."""
-        shape = (len(u), *model.latent_shape())
-        return Draws(torch.ones(len(u), dtype=torch.float64), eps.new_zeros(shape), torch.zeros(len(u), dtype=torch.bool))
+        """The draws of a held-out loss: the posterior's mode, and no critic, whose taste changes as it learns."""
+        mode = eps.new_zeros(_latents(learned(model.codec), eps))
+        return Draws(torch.zeros(len(u), dtype=torch.float64), mode, torch.zeros(len(u), dtype=torch.bool))
 
     def loss(self, model: Model, batch: Batch, draws: Draws) -> Tensor:
         """(B,) the reconstruction and order terms alone, without eye and critic: what held-out pictures are judged by."""
@@ -151,7 +151,7 @@ class _Eye:
 
 
 class Fidelity(NamedTuple):
-    """psnr: (N,) dB of each picture, 10 log10(4 / mean squared error) for values in [-1, 1]. pictures: (N, C, H, W) the reconstructions."""
+    """psnr: (N,) dB of each picture, 10 log10(4 / mean squared error), values in [-1, 1]. pictures: (N, C, H, W) as rebuilt."""
 
     psnr: Tensor
     pictures: Tensor
@@ -166,6 +166,11 @@ def fidelity(codec: Codec, pictures: Tensor, batch: int = 256) -> Fidelity:
     again = torch.cat([codec.decode(codec.encode(x)).clamp(-1, 1) for x in pictures.split(batch)])
     error = (again - pictures).double().square().flatten(1).mean(1)
     return Fidelity(10 * (4 / error.clamp(min=4e-10)).log10(), again)
+
+
+def _latents(codec: Latent, x: Tensor) -> tuple[int, int, int, int]:
+    """The shape of the latents of pictures x."""
+    return len(x), codec.channels(x.shape[1]), x.shape[2] // codec.stride, x.shape[3] // codec.stride
 
 
 def learned(codec: Codec) -> Latent:

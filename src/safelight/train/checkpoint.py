@@ -33,7 +33,13 @@ from safelight.train.plan import Plan
 from safelight.train.state import TrainState
 
 FOLDER = "checkpoints"
-_MODEL, _TENSORS, _NUMBERS, _MANIFEST, _LATEST = "model.safetensors", "state.safetensors", "state.json", "manifest.json", "LATEST"
+_MODEL, _TENSORS, _NUMBERS, _MANIFEST, _LATEST = (
+    "model.safetensors",
+    "state.safetensors",
+    "state.json",
+    "manifest.json",
+    "LATEST",
+)
 _PARTIAL = ".partial"
 
 
@@ -70,7 +76,9 @@ def write(run: Path, model: Model, state: TrainState, *, keep: int, lineage: Map
         atomic_bytes(home / _LATEST, f"{final.name}\n".encode())
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise Unwritable(f"the checkpoint of step {state.step} could not be written to {home}: {reason(error)}; {_before(run)}") from None
+        raise Unwritable(
+            f"the checkpoint of step {state.step} could not be written to {home}: {reason(error)}; {_before(run)}"
+        ) from None
     _retire(run, keep)
     return final
 
@@ -89,7 +97,7 @@ def _fill(folder: Path, model: Model, state: TrainState, lineage: Mapping[str, A
 
 def newest(run: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint whose files all match its manifest (None: there is none), and a sentence for each newer, damaged one."""
-    notes = []
+    notes: list[str] = []
     for path in sorted((run / FOLDER).glob("step-*"), reverse=True):
         fault = damage(path)
         if not fault:

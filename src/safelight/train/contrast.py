@@ -12,13 +12,13 @@ from safelight.train.objective import Batch, Draws, Objective, Player
 
 
 class Contrastive(Objective, kind="contrastive"):
-    """(CE over texts + CE over pictures) / 2, one value a pair; Radford et al. 2021, figure 3, equal captions sharing the target.
+    """(CE over texts + CE over pictures) / 2, one value a pair (Radford et al. 2021, figure 3), equal captions sharing targets.
 
     A pair is contrasted with the others of its micro-batch: accumulating does not widen the choice, a larger `batch` does.
     """
 
     def prepare(self, model: Model) -> list[Player]:
-        """One player: both towers, their projections and the temperature. Raises SpecError for a model that is not a `joint`."""
+        """One player: both towers, their projections and the temperature. Raises SpecError for a model that is no `Joint`."""
         joint(model)
         return [Player(list(model.named_parameters()), self.loss)]
 

@@ -12,6 +12,7 @@ from safelight.data import Order, Pictures, flip, to_unit
 from safelight.model import Model
 from safelight.spec import SpecError
 from safelight.train.keys import generator
+from safelight.train.objective import Objective
 
 
 class Fed(NamedTuple):
@@ -55,13 +56,12 @@ def feed(pictures: Pictures, order: Order, size: int, first: int, last: int) -> 
         yield Fed(pixels, pictures.actual(indices))
 
 
-def to_latents(model: Model, pixels: Tensor, channels_last: bool) -> Tensor:
-    """uint8 (B, C, H, W) -> (B, c, h, w), the codec's latents of pixels in [-1, 1], float32 and on the same device."""
+def seen(model: Model, objective: Objective, pixels: Tensor, channels_last: bool) -> Tensor:
+    """uint8 (B, C, H, W) -> x0 (B, c, h, w), what the objective sees of pixels in [-1, 1], float32 and on the same device."""
     x = to_unit(pixels)
     if channels_last and x.ndim == 4:
         x = x.contiguous(memory_format=torch.channels_last)
-    with torch.no_grad():
-        return model.codec.encode(x)
+    return objective.see(model, x)
 
 
 def flipped(pixels: Tensor, seed: int, step: int) -> Tensor:

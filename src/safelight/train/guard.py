@@ -33,7 +33,9 @@ class Guard:
         """Accumulate the gradient of `loss`, times the scale."""
         (loss * self.scale if self.scaling else loss).backward()
 
-    def step(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], loss: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    def step(
+        self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], loss: Tensor, clip: float
+    ) -> tuple[Tensor, Tensor]:
         """Step if loss and gradient are finite. Returns (verdict, norm): OK, OVERFLOW or BROKEN, and the gradient's norm unclipped.
 
         OVERFLOW: too large for fp16 at this scale, which is halved; BROKEN: not finite at any scale.

@@ -18,7 +18,7 @@ from safelight.data import Pictures
 from safelight.denoise import Denoiser
 from safelight.model import Model
 from safelight.nn import Network, Output
-from safelight.train.feed import Words, to_latents, words
+from safelight.train.feed import Words, seen, words
 from safelight.train.keys import generator
 from safelight.train.objective import Batch, Objective
 
@@ -52,6 +52,12 @@ class Judged(NamedTuple):
         return named | {f"val/loss_t{i}": value for i, value in enumerate(self.buckets)}
 
 
+def judged_from(row: Sequence[Any]) -> Judged:
+    """What `list(judged)` was made from, read back from JSON."""
+    step, loss, seen, trivial, buckets, seen_buckets = row
+    return Judged(step, loss, seen, trivial, tuple(buckets), tuple(seen_buckets))
+
+
 class Panel:
     """A fixed set of pictures with their fixed times and noise."""
 
@@ -66,18 +72,17 @@ class Panel:
 
     def losses(self, model: Model, objective: Objective) -> Tensor:
         """(count,) float64 on the CPU: the loss of each picture at its own time."""
-        loss = objective.prepare(model)[0].loss
         device, found = model.device, []
         for first in range(0, len(self.chosen), self.batch):
             rows = self.chosen[first : first + self.batch]
             index = torch.tensor(rows, dtype=torch.int64)
-            x0 = to_latents(model, self.pictures.batch(index), channels_last=False)
+            x0 = seen(model, objective, self.pictures.batch(index), channels_last=False)
             noise = [torch.randn(x0.shape[1:], generator=generator("cpu", "held-out", self.pictures.ids[i])) for i in rows]
             eps = torch.stack(noise).to(device, x0.dtype)
             tokens = None if self.text.tokens is None else self.text.tokens[index.to(device)]
             draws = objective.fixed(model, self.u[first : first + len(rows)], eps)
             with torch.no_grad():
-                each = loss(model, Batch(x0, tokens, self.text.null), draws)
+                each = objective.loss(model, Batch(x0, tokens, self.text.null), draws)
             found.append(each.double().cpu())
         return torch.cat(found)
 

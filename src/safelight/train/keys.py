@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 import torch
 
+from safelight import device as machine
+
 
 def key(*parts: str | int) -> int:
     """A 63-bit integer that is the BLAKE2b hash of the parts: the seed of a generator used for one purpose.
@@ -34,8 +36,6 @@ def keyed(device: torch.device, *parts: str | int) -> Iterator[None]:
 
     For what draws from them by itself: dropout in a network, initial weights.
     """
-    indexed = [device.index or 0] if device.type not in ("cpu", "mps") else []
-    kind = {"device_type": device.type} if indexed else {}
-    with torch.random.fork_rng(devices=indexed, **kind):
+    with machine.forked(device):
         torch.manual_seed(key(*parts))
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import NamedTuple
 
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor
 from safelight import device as machine
 from safelight.data import Order, Pictures
 from safelight.model import Model
+from safelight.nn import Network
 from safelight.spec import SpecError
-from safelight.train.feed import Fed, Words, feed, flipped, to_latents, words
+from safelight.train.feed import Fed, Words, feed, flipped, seen, words
 from safelight.train.guard import BROKEN, OK
 from safelight.train.held import Judged, Jury, memorising
 from safelight.train.keys import keyed
@@ -51,7 +52,8 @@ class Broken(NamedTuple):
             return f"step {self.step} overflowed fp16 and was skipped; the loss scale is halved"
         what = "gradient" if math.isfinite(self.loss) else "loss"
         some = ", ".join(self.ids[:4]) + (f" and {len(self.ids) - 4} more" if len(self.ids) > 4 else "")
-        return f"step {self.step} skipped: its {what} is not finite ({self.dtype}, t = {min(self.t):.4f}..{max(self.t):.4f}, pictures {some})"
+        times = f"{min(self.t):.4f}..{max(self.t):.4f}"
+        return f"step {self.step} skipped: its {what} is not finite ({self.dtype}, t = {times}, pictures {some})"
 
 
 class Report(NamedTuple):
@@ -98,7 +100,7 @@ def train(
     *,
     objective: Objective | None = None,
     held_out: Pictures | None = None,
-) -> Iterator[Report]:
+) -> Generator[Report, None, None]:
     """Train `model`, in place, on its device; yields a Report an optimizer step.
 
     data: the pictures to learn from, in the model's channels and size. plan: how. state: where to go on from (see `begin` and
@@ -117,12 +119,15 @@ def train(
     if held_out is not None and plan.every.held_out:
         check(model, held_out)
         jury = Jury(model, objective, held_out, data, plan.held, plan.buckets, plan.batch)
-    network = model.denoiser.network
-    if plan.channels_last:
-        network.to(memory_format=torch.channels_last)
-    network.checkpointing = plan.checkpointing
-    if plan.compile:
-        network.compile()
+    for part in objective.parts(model):
+        if plan.channels_last:
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if isinstance(part, Network):
+            part.checkpointing = plan.checkpointing
+        elif plan.checkpointing:
+            raise SpecError(f"plan.checkpointing: {type(part).__name__} has no blocks to checkpoint; leave it false")
+        if plan.compile:
+            part.compile()
     model.train()
 
     text = words(model, data, device)
@@ -197,7 +202,7 @@ def _step(
     """One optimizer step, without waiting for the device. The loss is the mean over all of the step's pictures."""
     device, step = model.device, state.step
     pixels = flipped(fed.pixels, plan.seed, step) if plan.flips else fed.pixels
-    x0 = to_latents(model, pixels, plan.channels_last)  # (N, c, h, w)
+    x0 = seen(model, objective, pixels, plan.channels_last)  # (N, c, h, w)
     tokens = None if text.tokens is None else text.tokens[fed.indices.to(device, non_blocking=True)]  # (N, L)
     batch = Batch(x0, tokens, text.null)
     draws = objective.draw(model, x0, plan.seed, step)

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from safelight.cond import Cond
 from safelight.model import Model
-from safelight.spec import Spec
+from safelight.spec import Spec, SpecError
 from safelight.train.keys import generator
 from safelight.train.times import Times, Uniform
 from safelight.train.weighting import MSE, Distance, Unit, Weighting
 
 
 class Batch(NamedTuple):
-    """What is learned from. x0: (B, C, *space), the codec's latents (pixels in [-1, 1] for the identity codec), on the model's device.
+    """What is learned from. x0: (B, C, *space), what the objective sees of the pictures, on the model's device: the codec's latents.
 
     tokens: (B, L) the captions as the model's text encoder tokenised them, null: (1, L) the empty prompt; None without an encoder.
     """
@@ -58,6 +58,19 @@ class Objective(Spec, family="objective"):
         """The players of a training run of `model`; what must not learn is frozen here."""
         raise NotImplementedError(type(self).__name__)
 
+    def see(self, model: Model, x: Tensor) -> Tensor:
+        """x0 of pictures x (B, C, *space) in [-1, 1]: the codec's latents, unless it is the codec that learns."""
+        with torch.no_grad():
+            return model.codec.encode(x)
+
+    def parts(self, model: Model) -> list[nn.Module]:
+        """The modules that do a step's work: what a plan's memory format, compilation and checkpointing are applied to."""
+        return [model.denoiser.network]
+
+    def loss(self, model: Model, batch: Batch, draws: Draws) -> Tensor:
+        """(B,), one number a picture: the loss of the only player, or what held-out pictures are judged by where there are several."""
+        raise NotImplementedError(type(self).__name__)
+
     def draw(self, model: Model, like: Tensor, seed: int, step: int) -> Draws:
         """All randomness of optimizer step `step` for a batch x0 like `like` (B, C, *space): a pure function of (seed, step).
 
@@ -66,8 +79,11 @@ class Objective(Spec, family="objective"):
         raise NotImplementedError(type(self).__name__)
 
     def fixed(self, model: Model, u: Tensor, eps: Tensor) -> Draws:
-        """The draws of a held-out loss: times at the quantiles u (B,) of those trained on, the noise as given, no prompt dropped."""
-        raise NotImplementedError(type(self).__name__)
+        """The draws of a held-out loss: times at the quantiles u (B,) of those trained on, the noise as given, no prompt dropped.
+
+        Raises SpecError for an objective that has no such loss.
+        """
+        raise SpecError(f"objective '{self.kind}' has no held-out loss: leave held_out and held_out_data out")
 
 
 class Match(Objective, kind="match"):

@@ -87,7 +87,7 @@ class Constant(Schedule, kind="constant"):
 
 
 class Cosine(Schedule, kind="cosine"):
-    """final + (1 - final) (1 + cos(pi u)) / 2, u from 0 at the end of the warm-up to 1 at the last step (Loshchilov and Hutter 2017, eq. 5).
+    """final + (1 - final) (1 + cos(pi u)) / 2, u from 0 after the warm-up to 1 at the last step (Loshchilov and Hutter 2017, eq. 5).
 
     final: what is left of the peak rate at the last step. Beyond the last step the rate stays there.
     """

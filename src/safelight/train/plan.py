@@ -76,7 +76,9 @@ class Plan(Spec):
             raise ValueError(f"give exactly one of steps, epochs, images (given: {', '.join(given) or 'none'})")
         for name in self.averages:
             if name == "raw" or not name.replace("-", "").replace("_", "").isalnum():
-                raise ValueError(f"an average cannot be called '{name}': letters, digits, - and _, and not 'raw', the weights themselves")
+                raise ValueError(
+                    f"an average cannot be called '{name}': letters, digits, - and _, and not 'raw', the weights themselves"
+                )
         return self
 
     @property

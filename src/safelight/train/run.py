@@ -1,10 +1,10 @@
 """fit: a whole training run in a folder of its own, from its description alone.
 
-    DIR/run.json          what was asked (the whole recipe), with which versions, on what, with which data and seed
-    DIR/metrics.jsonl     losses, rates and held-out losses, one line a log step
-    DIR/skipped.jsonl     steps that were not finite, with their pictures and times; only when there were any
-    DIR/checkpoints/      see checkpoint.py
-    DIR/samples/          pictures on the way, by whoever runs this
+DIR/run.json          what was asked (the whole recipe), with which versions, on what, with which data and seed
+DIR/metrics.jsonl     losses, rates and held-out losses, one line a log step
+DIR/skipped.jsonl     steps that were not finite, with their pictures and times; only when there were any
+DIR/checkpoints/      see checkpoint.py
+DIR/samples/          pictures on the way, by whoever runs this
 """
 
 from __future__ import annotations
@@ -113,9 +113,7 @@ class Run:
     def __iter__(self) -> Iterator[Report]:
         """Train to the end. Raises SpecError in one line when the run cannot go on: a full disk, Diverged, unfit data."""
         recipe = self.recipe
-        reports = train(
-            self.model, self.data, recipe.plan, self.state, objective=recipe.objective, held_out=self.held_out
-        )
+        reports = train(self.model, self.data, recipe.plan, self.state, objective=recipe.objective, held_out=self.held_out)
         try:
             for report in reports:
                 for broken in report.broken:
@@ -174,15 +172,15 @@ class Run:
         if path is None:
             self.notes.append(f"{self.out} has no whole checkpoint yet: starting from step 0")
         else:
-            self.state = checkpoint.read(
-                path, self.model, self.recipe.plan, self.recipe.objective, self.state.guard.scaling
-            )
+            self.state = checkpoint.read(path, self.model, self.recipe.plan, self.recipe.objective, self.state.guard.scaling)
             atomic_bytes(path.parent / "LATEST", f"{path.name}\n".encode())
         self.metrics.trim(self.state.step)
         self._skipped.trim(self.state.step)
         here = machine.title(self.device)
         if here != before["hardware"]["device"]:
-            self.notes.append(f"this run began on {before['hardware']['device']}, it goes on on {here}: not bit for bit the same")
+            self.notes.append(
+                f"this run began on {before['hardware']['device']}, it goes on on {here}: not bit for bit the same"
+            )
         self._note_down(before)
 
     def _note_down(self, before: Mapping[str, Any]) -> None:
@@ -267,7 +265,9 @@ def same_recipe(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raise SpecError naming the first field in which two recipes differ, beyond those that a resumption may change."""
     for path, (before, now) in _differences(old, new, ""):
         if not any(path == free or path.startswith(free + ".") for free in _FREE):
-            raise SpecError(f"{path}: the run was begun with {before!r}, not {now!r}; start a new run, or resume with the old value")
+            raise SpecError(
+                f"{path}: the run was begun with {before!r}, not {now!r}; start a new run, or resume with the old value"
+            )
 
 
 def _differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, tuple[Any, Any]]]:

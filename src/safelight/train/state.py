@@ -13,7 +13,7 @@ from torch import Tensor
 from safelight.model import Model
 from safelight.train.ema import Averages
 from safelight.train.guard import Guard
-from safelight.train.held import Judged
+from safelight.train.held import Judged, judged_from
 from safelight.train.objective import Objective, Player
 from safelight.train.plan import Plan
 
@@ -21,14 +21,20 @@ from safelight.train.plan import Plan
 class TrainState:
     """step: optimizer steps done, skipped ones included. seen: pictures. skipped, bad: non-finite steps, in all and in a row.
 
-    order: a hash chained over the indices of all pictures seen, in order: two runs that end with the same one saw the same. tally: loss
-    and gradient norm of the good steps since the last log. history: every held-out judgement. At each yield of `train` the state is at an optimizer step's end, so it can be saved there.
+    order: a hash chained over the indices of all pictures seen, in order: two runs that end with the same one saw the same.
+    tally: loss and gradient norm of the good steps since the last log. history: every held-out judgement.
+    At each yield of `train` the state is at an optimizer step's end, so it can be saved there.
     """
 
     def __init__(self, model: Model, plan: Plan, objective: Objective, scaling: bool) -> None:
         self.players: list[Player] = objective.prepare(model)
         self.optimizers = [plan.optimizer.make(p for _, p in player.parameters) for player in self.players]
-        self.averages = Averages(plan.averages, [named for player in self.players for named in player.parameters])
+        # A player may bring parameters that are not the model's, a critic's: resumed with, but neither averaged nor shipped.
+        own = {id(p) for p in model.parameters()}
+        self._brought = {name: p for player in self.players for name, p in player.parameters if id(p) not in own}
+        self.averages = Averages(
+            plan.averages, [named for player in self.players for named in player.parameters if id(named[1]) in own]
+        )
         self.guard = Guard(model.device, scaling)
         self.step = 0
         self.seen = 0
@@ -60,6 +66,7 @@ class TrainState:
     def tensors(self) -> dict[str, Tensor]:
         """The optimizers' and the guard's tensors by name: parameter names, so that the file can be read by a person."""
         found = {"guard/scale": self.guard.scale, "guard/good": self.guard.good}
+        found |= {f"brought/{name}": p.detach() for name, p in self._brought.items()}
         for number, (player, optimizer) in enumerate(zip(self.players, self.optimizers, strict=True)):
             for name, parameter in player.parameters:
                 for slot, value in optimizer.state.get(parameter, {}).items():
@@ -83,6 +90,9 @@ class TrainState:
         """Put back what `tensors` and `numbers` gave, bit for bit."""
         self.guard.scale.copy_(tensors["guard/scale"])
         self.guard.good.copy_(tensors["guard/good"])
+        with torch.no_grad():
+            for name, parameter in self._brought.items():
+                parameter.copy_(tensors[f"brought/{name}"])
         for number, (player, optimizer) in enumerate(zip(self.players, self.optimizers, strict=True)):
             for name, parameter in player.parameters:
                 head = f"optimizer{number}/{name}/"
@@ -97,4 +107,4 @@ class TrainState:
         self.skipped, self.bad, self.order = numbers["skipped"], numbers["bad"], numbers["order"]
         self.averages.updates = numbers["updates"]
         self.tally = [(loss, norm) for loss, norm in numbers["tally"]]
-        self.history = [Judged(*row[:4], tuple(row[4]), tuple(row[5])) for row in numbers["history"]]
+        self.history = [judged_from(row) for row in numbers["history"]]

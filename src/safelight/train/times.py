@@ -41,7 +41,9 @@ class Times(Spec, family="times"):
         if not self.entries:
             return t
         if process.entries is None:
-            raise SpecError(f"times.entries: process '{process.kind}' is no table, it has no integer entries; leave entries false")
+            raise SpecError(
+                f"times.entries: process '{process.kind}' is no table, it has no integer entries; leave entries false"
+            )
         return (t * process.entries).ceil().clamp(1, process.entries) / process.entries
 
 

@@ -89,7 +89,7 @@ class L1(Distance, kind="l1"):
 
 
 class Huber(Distance, kind="huber"):
-    """e^2 / (2 delta) where e = |F - F*| < delta, else e - delta/2 (Girshick 2015, eq. 3, smooth L1; torch's smooth_l1_loss, beta = delta)."""
+    """e^2 / (2 delta) where e = |F - F*| < delta, else e - delta/2 (Girshick 2015, eq. 3; torch's smooth_l1_loss with beta = delta)."""
 
     delta: float = Field(1.0, gt=0)
 

@@ -8,6 +8,7 @@ On composed scenes the same call measures the checker itself; that accuracy belo
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from safelight.data.scenes import rules
 from safelight.data.scenes.compose import Composer, Scenes
 from safelight.data.scenes.sprites import Pack, recolour_matrix, tight
 from safelight.data.scenes.words import COLOURS, STYLES
+from safelight.spec import SpecError
 
 THUMB = 12
 BATCH = 128
@@ -36,9 +38,10 @@ class Verdict(NamedTuple):
         return float((self.right & self.applies).sum()) / asked if asked else float("nan")
 
 
-class Report(NamedTuple):
+@dataclass(frozen=True)
+class Report:
     """background: the ground's colour. count: in counts, how many pieces. colour: of a painted or colour-named thing.
-    relation: which of two is where. corner: the thing's quarter. size: small is less than 0.45 of the side, big more than 0.7."""
+    relation: which of two is where. corner: the thing's quarter. size: small is under 0.45 of the side, big over 0.7."""
 
     background: Verdict
     count: Verdict
@@ -49,7 +52,11 @@ class Report(NamedTuple):
 
     def rates(self) -> dict[str, float]:
         """The share of right pictures, by aspect."""
-        return {name: verdict.rate for name, verdict in self._asdict().items()}
+        return {name: verdict.rate for name, verdict in self.aspects().items()}
+
+    def aspects(self) -> dict[str, Verdict]:
+        """The verdicts by name, in order."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 class Matcher:
@@ -72,14 +79,17 @@ class Matcher:
         table[pack.concept_ids(), pack.style_ids()] = torch.arange(len(pack.sprites))
         self.sprite = table.to(device)  # (C, styles), -1 = none
 
-    def cost(self, thumb: Tensor, aspect: Tensor, concept: Tensor, colour: Tensor) -> Tensor:
-        """How unlike each piece (B, 4, T, T) is its concept (B,), painted `colour` (-1: not), in the likest style: (B,)."""
+    def cost(self, thumb: Tensor, aspect: Tensor, ground: Tensor, concept: Tensor, colour: Tensor) -> Tensor:
+        """How unlike the crop of each piece (B, 3, T, T) is its concept (B,), painted `colour` (-1: not) on `ground` (B, 3),
+        in the likest style: (B,)."""
         sprite = self.sprite[concept]  # (B, styles)
         theirs = self.thumb[sprite.clamp(min=0)]  # (B, styles, 4, T, T)
-        painted = torch.einsum("bsij,bsjhw->bsihw", self.matrix[sprite.clamp(min=0), colour.clamp(min=0)[:, None]], theirs[:, :, :3])
-        rgb = torch.where((colour >= 0)[:, None, None, None, None], painted.clamp(0, 255), theirs[:, :, :3])
-        theirs = torch.cat([rgb, theirs[:, :, 3:]], 2)
-        unlike = (theirs - thumb[:, None]).abs().mean((2, 3, 4)) + 40 * (self.aspect[sprite.clamp(min=0)] - aspect[:, None]).abs()
+        rgb, alpha = theirs[:, :, :3], theirs[:, :, 3:] / 255
+        painted = torch.einsum("bsij,bsjhw->bsihw", self.matrix[sprite.clamp(min=0), colour.clamp(min=0)[:, None]], rgb)
+        rgb = torch.where((colour >= 0)[:, None, None, None, None], painted.clamp(0, 255), rgb)
+        theirs = rgb + (1 - alpha) * ground[:, None, :, None, None]
+        shape = (self.aspect[sprite.clamp(min=0)] - aspect[:, None]).abs()
+        unlike = (theirs - thumb[:, None]).abs().mean((2, 3, 4)) + 40 * shape
         return unlike.masked_fill(sprite < 0, torch.inf).amin(1)
 
 
@@ -103,10 +113,17 @@ def _aspect(box: Tensor) -> Tensor:
 def check(composer: Composer, pictures: Tensor, scenes: Scenes, matcher: Matcher | None = None) -> Report:
     """The report of `pictures`, uint8 (B, 3, H, W) or float 0..255, one for each of `scenes`."""
     matcher = matcher or Matcher(composer.pack, composer.device)
+    if len(pictures) != len(scenes.template):
+        raise SpecError(f"{len(pictures)} pictures for {len(scenes.template)} scenes; give one for each")
     parts = []
     for i in range(0, len(pictures), BATCH):
-        parts.append(_check(composer, pictures[i : i + BATCH].to(composer.device), scenes.rows(slice(i, i + BATCH)), matcher))
-    return Report(*(Verdict(*(torch.cat(both) for both in zip(*verdicts, strict=True))) for verdicts in zip(*parts, strict=True)))
+        part = pictures[i : i + BATCH].to(composer.device)
+        parts.append(_check(composer, part, scenes.rows(slice(i, i + BATCH)), matcher).aspects())
+    joined = {}
+    for name in parts[0]:
+        right, applies = zip(*(part[name] for part in parts), strict=True)
+        joined[name] = Verdict(torch.cat(right), torch.cat(applies))
+    return Report(**joined)
 
 
 def _check(composer: Composer, pictures: Tensor, scenes: Scenes, matcher: Matcher) -> Report:
@@ -116,14 +133,12 @@ def _check(composer: Composer, pictures: Tensor, scenes: Scenes, matcher: Matche
     pair = scenes.relation >= 0
 
     # which piece is the first thing of a pair
-    crops = []
-    for k in (0, 1):
-        mask = (pieces.label == k)[:, None]
-        crops.append(crop(torch.cat([pictures.float() * mask, 255.0 * mask], 1), pieces.box[:, k]))
+    crops = [crop(pictures.float(), pieces.box[:, k]) for k in (0, 1)]
     aspect = _aspect(pieces.box)
 
     def cost(piece: int, thing: int) -> Tensor:
-        return matcher.cost(crops[piece], aspect[:, piece], scenes.concept[:, thing].clamp(min=0), scenes.colour[:, thing])
+        concept, paint = scenes.concept[:, thing].clamp(min=0), scenes.colour[:, thing]
+        return matcher.cost(crops[piece], aspect[:, piece], base, concept, paint)
 
     first = torch.where(cost(0, 0) + cost(1, 1) <= cost(1, 0) + cost(0, 1), 0, 1)
     rows = torch.arange(b, device=pictures.device)
@@ -131,7 +146,7 @@ def _check(composer: Composer, pictures: Tensor, scenes: Scenes, matcher: Matche
     dx, dy = (middle[rows, first] - middle[rows, 1 - first]).unbind(1)
     wide = dx.abs() > dy.abs()
     seen = torch.where(wide, torch.where(dx < 0, 0, 1), torch.where(dy < 0, 2, 3))
-    relation = Verdict((seen == scenes.relation) & (pieces.count >= 2), pair)
+    relation = Verdict((seen == scenes.relation) & (pieces.area[:, 1] > 0), pair)
 
     # the colour of the first thing: painted, or in its name
     names = tuple(COLOURS)
@@ -140,13 +155,15 @@ def _check(composer: Composer, pictures: Tensor, scenes: Scenes, matcher: Matche
     mask = torch.where(pair[:, None, None], pieces.label == first[:, None, None], pieces.label >= 0)
     shown = rules.colour(pictures, mask)
 
-    low, high = pieces.box[:, 0, :2].float(), pieces.box[:, 0, 2:].float()
+    used = (pieces.area > 0)[..., None]  # the box around all pieces: not every icon is in one
+    low = torch.where(used, pieces.box[..., :2], max(h, w)).amin(1).float()
+    high = torch.where(used, pieces.box[..., 2:], 0).amax(1).float()
     right, down = ((low + high) / 2 / torch.tensor([w, h], device=low.device) > 0.5).long().unbind(1)
     extent = ((high - low) / torch.tensor([w, h], device=low.device)).amax(1)
-    some = pieces.count >= 1
+    some = pieces.number >= 1
     return Report(
         Verdict(ground == scenes.background, torch.ones_like(pair)),
-        Verdict(pieces.count == scenes.count, scenes.count > 1),
+        Verdict(pieces.number == scenes.number, scenes.number > 1),
         Verdict(shown == due, due >= 0),
         relation,
         Verdict(some & (2 * down + right == scenes.corner), scenes.corner >= 0),

@@ -9,7 +9,7 @@ Every phrase comes from one closed list, so a tokenizer has to see each phrase o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,7 +51,7 @@ class Phrases:
         self._prefix = self._add(texts, PREFIXES)
         self._head = self._add(texts, _heads())
         self._noun = self._add(texts, (form for noun in nouns for form in forms(noun)))
-        corners = [words.format(v=name.split()[0], h=name.split()[1], u=_upper(name)) for name in CORNERS for words in CORNER_WORDS]
+        corners = [_corner(name, words) for name in CORNERS for words in CORNER_WORDS]
         self._corner = self._add(texts, corners)
         self._relation = self._add(texts, (words for pair in RELATION_WORDS for words in pair))
         grounds = [words.format(a=article(name), colour=name) for name in BACKGROUNDS for words in BACKGROUND_WORDS]
@@ -60,9 +60,9 @@ class Phrases:
         self.texts = tuple(texts)
 
     @staticmethod
-    def _add(texts: list[str], more: Sequence[str] | object) -> int:
+    def _add(texts: list[str], more: Iterable[str]) -> int:
         start = len(texts)
-        texts.extend(more)  # type: ignore[arg-type]
+        texts.extend(more)
         return start
 
     def numbers(self, scenes: Scenes) -> Tensor:
@@ -70,8 +70,8 @@ class Phrases:
         prefix, alias_a, alias_b, size_word, corner_word, relation_word, ground, style = scenes.words[:, :8].unbind(1)
         nothing = torch.zeros_like(prefix)
         pair = scenes.relation >= 0
-        many = scenes.count > 1
-        head_a = torch.where(scenes.size >= 0, 1 + 2 * scenes.size + size_word, torch.where(many, 3 + scenes.count, 0))
+        many = scenes.number > 1
+        head_a = torch.where(scenes.size >= 0, 1 + 2 * scenes.size + size_word, torch.where(many, 3 + scenes.number, 0))
         colour_a, colour_b = scenes.colour.unbind(1)
         bare_a = (scenes.size >= 0) | (colour_a >= 0)
         form_a = torch.where(many, PLURAL, torch.where(bare_a, SINGULAR, INDEFINITE)) + 3 * alias_a
@@ -121,8 +121,9 @@ def _heads() -> list[str]:
     return heads
 
 
-def _upper(corner: str) -> str:
-    return "upper" if corner.startswith("top") else "lower"
+def _corner(name: str, words: str) -> str:
+    vertical, horizontal = name.split()
+    return words.format(v=vertical, u="upper" if vertical == "top" else "lower", h=horizontal)
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,9 @@ class TokenTable:
     pad: int
 
     @classmethod
-    def make(cls, phrases: Phrases, encode: Encode, *, context: int, begin: int | None, end: int | None, pad: int) -> TokenTable:
+    def make(
+        cls, phrases: Phrases, encode: Encode, *, context: int, begin: int | None, end: int | None, pad: int
+    ) -> TokenTable:
         """Tokenize every phrase once. `encode(text)` gives the bare ids of a text, without begin, end or padding.
 
         A tokenizer that works word by word (CLIP's does) gives joined phrases the ids of the joined text; one that does not is
@@ -176,8 +179,9 @@ class TokenTable:
         first = 0 if self.begin is None else 1
         at = length.cumsum(1) - length + first  # where each phrase begins
         slot = torch.arange(width, device=numbers.device)
-        place = torch.where(slot < length[..., None], at[..., None] + slot, self.context).clamp(max=self.context)  # (B, 8, width)
-        out = torch.full((b, self.context + 1), self.pad, dtype=torch.int64, device=numbers.device)  # the last column is thrown away
+        place = torch.where(slot < length[..., None], at[..., None] + slot, self.context).clamp(max=self.context)
+        # (B, 8, width) places in rows of one column more than the context, where what is not a token is thrown
+        out = torch.full((b, self.context + 1), self.pad, dtype=torch.int64, device=numbers.device)
         out.scatter_(1, place.reshape(b, -1), self.ids[numbers].reshape(b, -1))
         total = length.sum(1) + first
         if self.begin is not None:

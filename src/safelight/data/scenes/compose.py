@@ -17,8 +17,8 @@ from torch import Tensor
 
 from safelight.data.scenes import layout
 from safelight.data.scenes.draws import Draws
-from safelight.data.scenes.sprites import SIDE, SIDES, Bank, Pack
 from safelight.data.scenes.splits import Split, holdouts
+from safelight.data.scenes.sprites import SIDE, SIDES, Bank, Pack
 from safelight.data.scenes.words import (
     BACKGROUND_ODDS,
     BACKGROUNDS,
@@ -51,7 +51,7 @@ class Scenes(NamedTuple):
     sprite: Tensor  # (B, 2): the thing, and in a relation the second thing
     concept: Tensor  # (B, 2)
     colour: Tensor  # (B, 2): painted in, -1 = as it is
-    count: Tensor  # 1..4 equal things; 1 in a relation
+    number: Tensor  # 1..4 equal things; 1 in a relation
     background: Tensor
     style: Tensor
     size: Tensor  # 0 small, 1 big
@@ -114,15 +114,17 @@ class Composer:
             self._bank = Bank(self.pack, self.device, self.size)
         return self._bank
 
-    # ---- what and where -------------------------------------------------------------------------------------------------------
+    # ---- what and where
 
-    def draw(self, seed: int, step: int, count: int, split: Split = Split.TEXT, *, first: int = 0, asked: bool = False) -> Scenes:
+    def draw(
+        self, seed: int, step: int, count: int, split: Split = Split.TEXT, *, first: int = 0, asked: bool = False
+    ) -> Scenes:
         """Scenes first..first+count-1 of (seed, step). Scene i is the same on every device and in every batch.
 
-        The mix is 40 % single, 15 % colour, 5 % size, 5 % corner, 15 % count, 20 % relation; where a split leaves no choice (no
-        count of this noun, no partner) the scene becomes a single. In HELD such scenes have valid = False instead.
-        `asked` draws prompts to measure a model on, as HELD always does: 30 % single, 20 % colour, 20 % count, 30 % relation; the
-        ground and the style are said; a count and a relation have no colours, so that one thing is asked at a time.
+        The mix is 40 % single, 15 % colour, 5 % size, 5 % corner, 15 % count, 20 % relation; where a split leaves no choice
+        (no count of this noun, no partner) the scene becomes a single. In HELD such scenes have valid = False instead.
+        `asked` draws prompts to measure a model on, as HELD always does: 30 % single, 20 % colour, 20 % count, 30 % relation;
+        the ground and the style are said; a count and a relation have no colours, so that one thing is asked at a time.
         """
         index = torch.arange(first, first + count, device=self.device)
         draws = Draws(seed, step, index, COLUMNS)
@@ -137,11 +139,12 @@ class Composer:
         style, concept = self.style[a], self.concept[a]
         valid = torch.ones_like(a, dtype=torch.bool)
 
-        # a partner of the same style: the first candidate that is another concept, allowed beside it and seen on a common ground
+        # a partner of the same style: the first candidate that is another concept, allowed, and seen on a common ground
         tries = HELD_PARTNERS if held else PARTNERS
-        at = lists.partner_start[style][:, None] + ((draws.word(HELD_PARTNERS)[:, :tries] * lists.partner_length[style][:, None]) >> 32)
+        choices = lists.partner_length[style][:, None]
+        at = lists.partner_start[style][:, None] + ((draws.word(HELD_PARTNERS)[:, :tries] * choices) >> 32)
         others = lists.flat[at.clamp(max=len(lists.flat) - 1)]  # (B, tries)
-        good = (self.concept[others] != concept[:, None]) & (lists.partner_length[style] > 0)[:, None]
+        good = (self.concept[others] != concept[:, None]) & (choices > 0)
         good &= (self.solid[others] & self.solid[a][:, None]).any(-1)
         if not free:
             good &= self.held.pair(concept[:, None], self.concept[others]) == held
@@ -149,8 +152,8 @@ class Composer:
         failed = (template == RELATION) & ~good.any(1)
 
         # how many
-        number = (~self.held.count if not held else self.held.count)[concept] if not free else torch.ones_like(self.held.count)[concept]
-        n, some = draws.weighted(number.long())
+        allowed = torch.ones_like(self.held.count) if free else self.held.count == held
+        n, some = draws.weighted(allowed[concept].long())
         failed |= (template == COUNT) & ~some
         valid &= ~failed if held else valid
         template = torch.where(failed, torch.full_like(template, SINGLE), template)
@@ -253,9 +256,11 @@ class Composer:
         single = seen if split is not Split.HELD else held_cell & self.clear.any(1)
         per_template = [single, base & self.paintable, seen, seen, solid, solid]
         partners = [solid & (self.style == style) for style in range(len(STYLES))]
-        return Lists.make([torch.nonzero(mask)[:, 0] for mask in per_template], [torch.nonzero(mask)[:, 0] for mask in partners])
+        return Lists.make(
+            [torch.nonzero(mask)[:, 0] for mask in per_template], [torch.nonzero(mask)[:, 0] for mask in partners]
+        )
 
-    # ---- the picture ----------------------------------------------------------------------------------------------------------
+    # ---- the picture
 
     def render(self, scenes: Scenes, *, chunk: int | None = None) -> Tensor:
         """uint8 (B, 3, size, size), RGB. Exact integers: the same bytes on every device. `chunk` scenes are painted at a time;
@@ -269,7 +274,9 @@ class Composer:
         b, bank = len(scenes.template), self.bank
         side = torch.tensor(bank.sides, device=self.device)[scenes.side]
         pair = scenes.relation >= 0
-        where = torch.full((b, self.size, self.size), NONE, dtype=torch.int32, device=self.device)  # entry of the bank, per pixel
+        where = torch.full(
+            (b, self.size, self.size), NONE, dtype=torch.int32, device=self.device
+        )  # entry of the bank, per pixel
         second = where
         line = torch.arange(self.size, device=self.device)
         for slot in range(layout.SLOTS):
@@ -291,7 +298,9 @@ class Composer:
             on_second = (second[painted] >= 0) & pair[painted, None, None]
             rgba[painted] = self._paint(rgba[painted], where[painted], on_second, scenes.rows(painted))
         alpha = (rgba >> 24) & 255
-        rest = self._rest.index_select(0, (scenes.background.int()[:, None, None] * 256 + alpha).reshape(-1)).reshape(where.shape)
+        rest = self._rest.index_select(0, (scenes.background.int()[:, None, None] * 256 + alpha).reshape(-1)).reshape(
+            where.shape
+        )
         out = (rgba & 0xFFFFFF) + rest  # no byte overflows: premultiplied p <= a, and the rest <= 255 - a
         return out[..., None].view(torch.uint8)[..., :3].permute(0, 3, 1, 2).contiguous()
 

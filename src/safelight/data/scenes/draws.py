@@ -24,13 +24,12 @@ def mix(x: Tensor) -> Tensor:
 
 
 def fold(*words: Tensor | int) -> Tensor:
-    """One 32-bit word from several, order mattering; tensors broadcast. `fold(a, b) != fold(b, a)` but for chance."""
-    state: Tensor | None = None
+    """One 32-bit word from several, order mattering; tensors (all on one device) broadcast. Numbers are taken modulo 2^32."""
+    state: Tensor | int = 0
     for place, word in enumerate(words):
         word = word if isinstance(word, Tensor) else torch.tensor(word & MASK)
-        word = (word + (0x9E3779B9 * (place + 1) & MASK)) & MASK
-        state = mix(word) if state is None else mix((state * 3 + mix(word).to(state.device)) & MASK)
-    if state is None:
+        state = mix((state * 3 + mix((word + 0x9E3779B9 * (place + 1)) & MASK)) & MASK)
+    if isinstance(state, int):
         raise TypeError("fold() needs at least one word")
     return state
 
@@ -58,14 +57,14 @@ class Draws:
         return self.words[:, start : self._next]
 
     def below(self, n: Tensor | int, columns: int = 1) -> Tensor:
-        """Uniform integers in [0, n), n < 2^31, up to 2^-32 n of bias: (w n) >> 32. Shape (B,), or (B, columns) if columns > 1."""
+        """Uniform integers in [0, n), n < 2^31, biased by n 2^-32 at most: (w n) >> 32. Shape (B,), or (B, columns)."""
         word = self.word(columns)
         if columns == 1:
             word = word[:, 0]
         return (word * n) >> 32
 
     def weighted(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """An index drawn by non-negative integer `weights` (B, K) or (K,), and whether any weight was positive: (B,), bool (B,)."""
+        """An index drawn by whole `weights` >= 0 (B, K) or (K,), and whether any weight was positive: (B,), bool (B,)."""
         total = weights.cumsum(-1)
         if total.ndim == 1:
             total = total[None, :]

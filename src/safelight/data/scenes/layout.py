@@ -54,7 +54,7 @@ def cells(device: torch.device) -> Tensor:
 
 
 def place(low: Tensor, high: Tensor, wander: Tensor, side: Tensor, word: Tensor) -> Tensor:
-    """Where a square of `side` pixels begins in [low, high): within `wander` of the cell's middle, uniform by a 32-bit `word`."""
+    """Where a square of `side` pixels begins in [low, high): within `wander` of the middle, uniform by a 32-bit `word`."""
     free = (high - side - low).clamp(min=0)
     reach = torch.minimum(wander, free // 2)
     return low + free // 2 - reach + ((word * (2 * reach + 1)) >> 32)

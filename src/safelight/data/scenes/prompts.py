@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
+
 from safelight.data.scenes.captions import Phrases
-from safelight.data.scenes.compose import Composer, Scenes, cat
+from safelight.data.scenes.compose import ASKED_MIX, Composer, Scenes, cat
 from safelight.data.scenes.splits import Split
 from safelight.data.scenes.sprites import load
 from safelight.data.scenes.truth import Truth, truths
+from safelight.data.scenes.words import RELATION
 from safelight.spec import SpecError
 
 
@@ -28,21 +31,32 @@ def asked(composer: Composer, n: int, seed: int, split: Split) -> Scenes:
     """
     if n < 1:
         raise SpecError(f"{n} prompts asked for; ask for at least one")
+    quota = {t: round(n * share / 100) for t, share in enumerate(ASKED_MIX) if share}
+    quota[RELATION] += n - sum(quota.values())
     found: list[Scenes] = []
-    have = 0
     for step in range(64):
         scenes = composer.draw(seed, step, 2 * n, split, asked=True)
-        scenes = scenes.rows(scenes.valid)
-        found.append(scenes)
-        have += len(scenes.template)
-        if have >= n:
-            return cat(found).rows(slice(0, n))
-    raise SpecError(f"this vocabulary of {len(composer.pack.nouns)} concepts holds out too little for {n} prompts; use more concepts")
+        found.append(scenes.rows(scenes.valid))
+        scenes = cat(found)
+        if all(int((scenes.template == t).sum()) >= due for t, due in quota.items()):
+            return _spread(scenes, quota)
+    concepts = len(composer.pack.nouns)
+    raise SpecError(f"this vocabulary of {concepts} concepts holds out too little for {n} prompts; use more concepts")
+
+
+def _spread(scenes: Scenes, quota: dict[int, int]) -> Scenes:
+    """The first `quota` scenes of each template, evenly mixed, so that any part of the list is a fair one."""
+    numbers, places = [], []
+    for template, due in quota.items():
+        numbers.append(torch.nonzero(scenes.template == template)[:due, 0])
+        places.append((torch.arange(due, device=numbers[-1].device) + 0.5) / max(due, 1))
+    order = torch.cat(places).argsort(stable=True)
+    return scenes.rows(torch.cat(numbers)[order])
 
 
 def held_out_prompts(n: int, seed: int, composer: Composer | None = None) -> list[Prompt]:
-    """`n` prompts, each with something that training never shows: a (concept, style), a (noun, colour), a (concept, count), or an
-    ordered pair. The truth's template says which: single, colour, count, relation."""
+    """`n` prompts, each with something that training never shows: a (concept, style), a (noun, colour), a (concept, count),
+    or an ordered pair. The truth's template says which: single, colour, count, relation."""
     return list(_prompts(n, seed, composer, Split.HELD))
 
 

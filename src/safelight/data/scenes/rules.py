@@ -13,18 +13,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from safelight.data.scenes.sprites import tight
 from safelight.data.scenes.words import BACKGROUNDS, COLOURS
 
 CONTRAST = 36  # a pixel whose channels all lie within this of the ground is ground
 SMALLEST = 10  # pixels of a 64 x 64 picture: less is a speck
-SHARE = 0.3  # and less than this share of the largest piece is a splinter
+SHARE = 0.3  # and less than this share of the largest piece is a splinter, when equal things are counted
 MOST = 6  # pieces looked at, largest first
 
 
 class Pieces(NamedTuple):
-    """The pieces of B pictures, largest first. Slots beyond `count` hold zeros."""
+    """The pieces of B pictures, largest first: up to MOST that are more than specks. Unused slots hold zeros."""
 
-    count: Tensor  # int64 (B,): how many things
+    number: Tensor  # int64 (B,): how many are things, not splinters of the largest
     area: Tensor  # int64 (B, MOST)
     box: Tensor  # int64 (B, MOST, 4): x0, y0, x1, y1, ends exclusive
     label: Tensor  # int64 (B, H, W): which slot a pixel belongs to, -1 = none
@@ -36,33 +37,46 @@ def different(image: Tensor, ground: Tensor) -> Tensor:
 
 
 def components(seen: Tensor) -> Pieces:
-    """The 8-connected pieces of bool masks (B, H, W), by spreading the highest pixel number until nothing changes."""
+    """The 8-connected pieces of bool masks (B, H, W): the highest pixel number spreads along rows, columns and then by one
+    pixel in all directions, until nothing changes; about five rounds for icons."""
     b, h, w = seen.shape
-    number = torch.arange(1, h * w + 1, device=seen.device, dtype=torch.float32).reshape(1, 1, h, w)
-    inside = seen[:, None].float()
-    label = number * inside
+    number = torch.arange(1, h * w + 1, device=seen.device).reshape(1, h, w)
+    label = number * seen
+    rows, columns = _Runs(seen, 2), _Runs(seen, 1)
     for _ in range(h * w):
-        spread = label
-        for _ in range(4):  # look for the end only every few rounds: the check waits for the device
-            spread = F.max_pool2d(spread, 3, 1, 1) * inside
+        spread = columns.spread(rows.spread(label))
+        spread = F.max_pool2d(spread[:, None].float(), 3, 1, 1)[:, 0].long() * seen  # numbers below 2^24 are exact
         if torch.equal(spread, label):
             break
         label = spread
-    flat = label.reshape(b, h * w).long()
+    flat = label.reshape(b, h * w)
     area = torch.zeros(b, h * w + 1, dtype=torch.int64, device=seen.device).scatter_add_(1, flat, torch.ones_like(flat))
     area[:, 0] = 0
     top, names = area.topk(MOST, dim=1)  # (B, MOST)
-    smallest = max(1.0, SMALLEST * h * w / 4096)
-    thing = (top >= smallest) & (top >= SHARE * top[:, :1])
-    member = (flat[:, None, :] == names[:, :, None]) & thing[:, :, None]  # (B, MOST, H W)
-    label_slot = torch.where(member.any(1), member.int().argmax(1), -1).reshape(b, h, w)
-    masks = member.reshape(b, MOST, h, w)
-    return Pieces(thing.sum(1), top * thing, _boxes(masks), label_slot)
+    real = top >= max(1.0, SMALLEST * h * w / 4096)
+    member = (flat[:, None, :] == names[:, :, None]) & real[:, :, None]  # (B, MOST, H W)
+    slot = torch.arange(1, MOST + 1, device=seen.device)[:, None]
+    label_slot = (member * slot).sum(1).reshape(b, h, w) - 1
+    count = (real & (top >= SHARE * top[:, :1])).sum(1)
+    return Pieces(count, top * real, _boxes(member.reshape(b, MOST, h, w)), label_slot)
+
+
+class _Runs:
+    """Unbroken runs of a mask along one axis, numbered, so that one cumulative maximum serves all: number x 2^20 + value."""
+
+    def __init__(self, seen: Tensor, axis: int) -> None:
+        self.seen, self.axis = seen, axis
+        self.ahead = (~seen).long().cumsum(axis) << 20
+        self.back = (~seen).flip(axis).long().cumsum(axis) << 20
+
+    def spread(self, label: Tensor) -> Tensor:
+        """The maximum of `label` over the run that each pixel lies in."""
+        ahead = (label + self.ahead).cummax(self.axis).values - self.ahead
+        back = ((label.flip(self.axis) + self.back).cummax(self.axis).values - self.back).flip(self.axis)
+        return torch.maximum(ahead, back) * self.seen
 
 
 def _boxes(masks: Tensor) -> Tensor:
-    from safelight.data.scenes.sprites import tight
-
     b, k, h, w = masks.shape
     return tight(masks.reshape(b * k, h, w)).reshape(b, k, 4)
 
@@ -88,8 +102,16 @@ def ground(image: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(some, winner, -1), torch.where(some[:, None], colour, border.median(1).values)
 
 
-# Where one colour's hue ends and the next begins, in degrees, halfway between the target colours of `words.COLOURS`.
-_EDGES = ((14.0, "red"), (38.0, "orange"), (85.0, "yellow"), (176.0, "green"), (246.0, "blue"), (303.0, "purple"), (347.0, "pink"))
+# Where one colour's hue ends and the next begins, in degrees: about halfway between those of `words.COLOURS`, but lime is green.
+_EDGES = (
+    (14.0, "red"),
+    (38.0, "orange"),
+    (66.0, "yellow"),
+    (176.0, "green"),
+    (246.0, "blue"),
+    (303.0, "purple"),
+    (347.0, "pink"),
+)
 
 
 def hue(rgb: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,9 +120,7 @@ def hue(rgb: Tensor) -> tuple[Tensor, Tensor]:
     chroma = high - low
     safe = chroma.clamp(min=1e-6)
     r, g, b = rgb.unbind(-1)
-    angle = torch.where(
-        high == r, ((g - b) / safe) % 6, torch.where(high == g, (b - r) / safe + 2, (r - g) / safe + 4)
-    )
+    angle = torch.where(high == r, ((g - b) / safe) % 6, torch.where(high == g, (b - r) / safe + 2, (r - g) / safe + 4))
     return angle * 60, chroma
 
 

@@ -2,7 +2,7 @@
 
 | what | share | why |
 |---|---|---|
-| (concept, style) cells | 5 % | does a concept carry over to a style it was never seen in; flat and glossy, near twins, go together |
+| (concept, style) cells | 5 % | flat and glossy, near twins, go together |
 | (noun, colour) | 10 % | never recoloured so; a colour in the noun's own name ("red apple") is never held out |
 | (concept, count) | 10 % | |
 | ordered concept pairs | 20 % | "a cat left of a dog" may be held out while "a dog left of a cat" is not |

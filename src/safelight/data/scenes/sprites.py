@@ -102,14 +102,15 @@ def load(path: Path | None = None, *, concepts: Sequence[str] | None = None, sty
     try:
         with zipfile.ZipFile(path) as file:
             if json.loads(file.read("about.json"))["format"] != FORMAT:
-                raise SpecError(f"{path}: the sprites are packed in another format; build them again with scripts/build_sprites.py")
+                raise SpecError(f"{path}: packed in another format; build it again with scripts/build_sprites.py")
             rows = [json.loads(line) for line in file.read("index.jsonl").decode().splitlines()]
             rows = [row for row in rows if row["concept"] in wanted and row["style"] in styles]
             rows.sort(key=lambda row: (STYLES.index(row["style"]), row["concept"]))
             pixels = np.zeros((len(rows), SIDE, SIDE, 4), np.uint8)
             for i, row in enumerate(rows):
                 pixels[i] = np.asarray(Image.open(io.BytesIO(file.read(row["file"]))).convert("RGBA"))
-            licences = {n.split("/")[1][: -len(".txt")]: file.read(n).decode() for n in file.namelist() if n.startswith("licences/")}
+            texts = [name for name in file.namelist() if name.startswith("licences/")]
+            licences = {Path(name).name.removesuffix(".txt"): file.read(name).decode() for name in texts}
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         if isinstance(error, SpecError):
             raise
@@ -158,8 +159,8 @@ def hue_mask(pixels: Tensor, hue: Tensor) -> Tensor:
 def recolour_matrix(hue: Tensor, target: Tensor) -> Tensor:
     """The linear map of RGB that takes `hue` to `target` and leaves white, black and every gray alone: (..., 3, 3).
 
-    A [W, d, W x d] = [W, t, s (W x t)] with W the gray axis, d the hue, t the target: shades (multiples of d) become shades of t
-    and tints (mixtures of d and W) tints of t. Hues beside d turn with it, at s = 0.6 of their distance, so that they do not
+    A [W, d, W x d] = [W, t, s (W x t)] with W the gray axis, d the hue, t the target: shades (multiples of d) become shades
+    of t and tints (mixtures of d and W) tints of t. Hues beside d turn with it, at s = 0.6 of their distance, so that they do not
     cross into the next colour's name. Linear maps commute with resampling and with premultiplied alpha.
     """
     white = torch.full_like(hue, 255.0)
@@ -182,7 +183,8 @@ class Bank:
         self.sides = tuple(round(side * canvas / SIDE) for side in SIDES)
         n = len(pack.sprites)
         sizes = [n * side * side for side in self.sides]
-        self.start = torch.tensor([1 + sum(sizes[:i]) for i in range(len(sizes))], device=device)
+        starts = [1 + sum(sizes[:i]) for i in range(len(sizes))]
+        self.start = torch.tensor(starts, device=device)
         rgba = np.zeros((1 + sum(sizes), 4), np.uint8)
         mask = np.zeros(1 + sum(sizes), np.uint8)
         box = torch.zeros(n, len(self.sides), 4, dtype=torch.int64)
@@ -194,7 +196,7 @@ class Bank:
             for k, side in enumerate(self.sides):
                 small = resample(planes, kernels[k]).clamp_(0, 255).round_()  # (b, 5, side, side)
                 small[:, :3] = torch.minimum(small[:, :3], small[:, 3:4])  # premultiplied: never more than alpha
-                at = int(self.start[k]) + first * side * side
+                at = starts[k] + first * side * side
                 end = at + len(straight) * side * side
                 rgba[at:end] = small[:, :4].to(torch.uint8).permute(0, 2, 3, 1).reshape(-1, 4).numpy()
                 share = (small[:, 4] * 255 / small[:, 3].clamp(min=1)).clamp(0, 255)

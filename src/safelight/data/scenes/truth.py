@@ -57,7 +57,7 @@ def truths(composer: Composer, scenes: Scenes, *, boxes: bool = True) -> list[Tr
             Truth(
                 TEMPLATES[columns["template"][i]],
                 tuple(things),
-                columns["count"][i],
+                columns["number"][i],
                 tuple(BACKGROUNDS)[columns["background"][i]],
                 STYLES[columns["style"][i]],
                 columns["words"][i][6] > 0,
@@ -65,7 +65,7 @@ def truths(composer: Composer, scenes: Scenes, *, boxes: bool = True) -> list[Tr
                 _name(SIZES, columns["size"][i]),
                 _name(CORNERS, columns["corner"][i]),
                 _name(RELATIONS, columns["relation"][i]),
-                own,  # type: ignore[arg-type]
+                own,
             )
         )
     return found

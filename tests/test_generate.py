@@ -1,0 +1,163 @@
+"""generate and trace: image i is the same alone and in a batch; a recorded run is gone on with exactly; bad requests are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from safelight.generate import Finished, Started, Stepped, generate
+from safelight.model import Model
+from safelight.spec import SpecError, kinds
+from safelight.task import Request
+from safelight.trace import Recorder, Trace
+from tests import small
+
+SAMPLERS: list[dict[str, object]] = [{"kind": kind} for kind in kinds("sampler") if kind != "ddpm"] + [
+    {"kind": "ddpm"},
+    {"kind": "ddpm", "variance": "large"},
+    {"kind": "ddim", "eta": 1.0},
+    {"kind": "heun", "churn": 5.0},
+]
+
+
+def request(**fields: object) -> Request:
+    return Request.model_validate({"prompt": ["bag", "shoe", ""], "count": 2, "seed": 5, **fields})
+
+
+def pictures(model: Model, asked: Request) -> Tensor:
+    return torch.cat([e.pictures for e in generate(model, asked) if isinstance(e, Finished)])
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+def test_an_image_is_the_same_alone_and_in_any_batch(sampler: dict[str, object]) -> None:
+    model, asked = small.model(), request(sampler=sampler)
+    whole = pictures(model, asked)
+    for size in (1, 4):
+        parts = pictures(model, asked.model_copy(update={"micro_batch": size}))
+        assert float((parts - whole).abs().max()) < 1 / 255
+    alone = pictures(model, Request.model_validate({"prompt": "shoe", "seed": 5, "index": 3, "sampler": sampler}))
+    assert float((alone - whole[3:4]).abs().max()) < 1 / 255
+
+
+def test_seeds_and_prompts_matter_and_repeat() -> None:
+    model = small.model()
+    first = pictures(model, request())
+    assert torch.equal(first, pictures(model, request()))
+    assert not torch.equal(first, pictures(model, request(seed=6)))
+    assert float((pictures(model, request(prompt=["shirt"], count=1)) - first[:1]).abs().max()) > 1e-3
+    assert float((pictures(model, request(negative="shirt")) - first).abs().max()) > 1e-3
+
+
+def test_events() -> None:
+    events = list(generate(small.model(), request(micro_batch=4, steps=3)))
+    assert [type(e) for e in events] == [Started, *[Stepped] * 3, Finished] * 2
+    starts = [e for e in events if isinstance(e, Started)]
+    assert [s.index for s in starts] == [(0, 1, 2, 3), (4, 5)] and starts[1].prompts == ("", "")
+    assert [e.step.i for e in events if isinstance(e, Stepped)] == [0, 1, 2] * 2
+
+
+def test_no_global_random_state_is_used() -> None:
+    model = small.model()
+    before = torch.random.get_rng_state()
+    list(generate(model, request(sampler={"kind": "ddpm"})))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_nothing_is_held_over_a_yield() -> None:
+    """A consumer may train between two steps: inference mode ends at every yield."""
+    for _ in generate(small.model(), request(steps=2)):
+        assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize("micro_batch", [None, 4])
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+def test_a_recorded_run_goes_on_exactly(tmp_path: Path, sampler: dict[str, object], micro_batch: int | None) -> None:
+    model = small.model()
+    recorder = Recorder(exact=True, branches=True)
+    asked = request(sampler=sampler, micro_batch=micro_batch)
+    for event in generate(model, asked):
+        recorder.see(event)
+    recorder.save(tmp_path / "run.trace")
+    trace = Trace.open(tmp_path / "run.trace")
+    assert trace.request.resolve(model) == asked.resolve(model)
+    assert len(trace.steps) == 6 and trace.branches == ["cond", "null"] and list(trace.prompts) == asked.pictures
+    for k in (0, 1, 4):
+        again = torch.cat([e.pictures for e in generate(model, asked, recorded=trace, first=k) if isinstance(e, Finished)])
+        assert torch.equal(again, trace.pictures), k
+
+
+def test_a_step_is_recomputed_from_its_branches() -> None:
+    """x0 = null + w (cond - null) for any w, from what the trace holds."""
+    recorder = Recorder(exact=True, branches=True)
+    for event in generate(small.model(), request()):
+        recorder.see(event)
+    trace = recorder.trace()
+    for k in range(6):
+        cond, null = trace.part("cond", k), trace.part("null", k)
+        torch.testing.assert_close(trace.x0(k), null + 2 * (cond - null))
+
+
+def test_a_fork_changes_only_what_follows() -> None:
+    model, recorder = small.model(), Recorder()
+    asked = request()
+    for event in generate(model, asked):
+        recorder.see(event)
+    trace = recorder.trace()
+    fork = asked.model_copy(update={"prompt": ("shirt", "shirt", "shirt")})
+    steps = [e for e in generate(model, fork, recorded=trace, first=3) if isinstance(e, Stepped)]
+    assert [s.step.i for s in steps] == [3, 4, 5]
+    assert torch.equal(steps[0].step.before, trace.x(3)) and not torch.equal(steps[-1].step.x, trace.x(6))
+
+
+def test_previews_are_half_precision_and_cannot_be_forked(tmp_path: Path) -> None:
+    recorder = Recorder(exact=False)
+    for event in generate(small.model(), request()):
+        recorder.see(event)
+    recorder.save(tmp_path / "run.trace")
+    trace = Trace.open(tmp_path / "run.trace")
+    assert trace.x(2).dtype == torch.float16 and trace.pictures.dtype == torch.float32
+    with pytest.raises(SpecError, match="holds previews only"):
+        trace.state(2)
+
+
+def test_a_trace_reads_no_more_than_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder()
+    for event in generate(small.model(), request()):
+        recorder.see(event)
+    recorder.save(tmp_path / "run.trace")
+    read: list[str] = []
+    original = Trace._get
+    monkeypatch.setattr(Trace, "_get", lambda self, name: (read.append(name), original(self, name))[1])
+    trace = Trace.open(tmp_path / "run.trace")
+    assert trace.steps and trace.levels and trace.prompts and not read
+    trace.x0(2)
+    assert read == ["x0/2"]
+
+
+@pytest.mark.parametrize(
+    ("labelled", "fields", "line"),
+    [
+        (True, {"prompt": ["shue"]}, "no class 'shue'; did you mean 'shoe'"),
+        (False, {"prompt": ["shoe"]}, "unconditional, it cannot follow 'shoe'"),
+        (False, {"prompt": [""], "mix": {"kind": "cfg"}}, "unconditional, so guidance 'cfg' has nothing to guide by"),
+    ],
+)
+def test_bad_requests(labelled: bool, fields: dict[str, object], line: str) -> None:
+    with pytest.raises(SpecError, match=line):
+        list(generate(small.model(labelled), request(**fields)))
+
+
+def test_too_many_steps_for_a_table() -> None:
+    with pytest.raises(SpecError, match="1001 steps do not fit process 'linear', a table of T = 1000"):
+        list(generate(small.model(process="linear"), request(steps=1001)))
+
+
+def test_non_finite_pictures_are_never_given_out() -> None:
+    model = small.model()
+    with torch.no_grad():
+        next(p for n, p in model.named_parameters() if "denoiser" in n).fill_(float("nan"))
+    with pytest.raises(SpecError, match="picture 0 came out non-finite"):
+        list(generate(model, request()))
