@@ -27,21 +27,22 @@ test-all: lint ## the same with the slow tests
 	@$(PYTEST)
 
 lint: $(DEV) ## style, types, import floors, dependencies
-	@$(VENV)/bin/ruff check --quiet .
-	@$(VENV)/bin/ruff format --check --quiet . || { echo "ruff format: run '$(VENV)/bin/ruff format .'"; exit 1; }
+	@$(VENV)/bin/ruff check --quiet --output-format concise .
+	@$(VENV)/bin/ruff format --check . > $(VENV)/format.log 2>&1 || \
+	  { grep -e '-->' $(VENV)/format.log; echo "not formatted: run '$(VENV)/bin/ruff format .'"; exit 1; }
 	@$(VENV)/bin/mypy --no-error-summary
 	@$(VENV)/bin/lint-imports --no-cache > $(VENV)/lint-imports.log || { cat $(VENV)/lint-imports.log; exit 1; }
 	@$(VENV)/bin/deptry src > $(VENV)/deptry.log 2>&1 || { cat $(VENV)/deptry.log; exit 1; }
 	@echo "lint: clean"
 
 bench: $(DEV) ## speed beside peers, in one run
-	@$(PY) benchmarks/run.py
+	@for script in benchmarks/*.py; do echo "== $$script"; OMP_NUM_THREADS=1 $(PY) $$script; done
 
 data: $(CORE) ## install Fashion-MNIST where the system can
 	@$(PY) -m safelight data fetch fashion-mnist
 
 docs: $(DEV) ## the documentation as a site, in site/
-	@$(VENV)/bin/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 # One stamp a set of packages: made again when what it was made from changes, or when the environment is new.
 $(PY):

@@ -27,9 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from tests.nn import peers
-
 from safelight.nn.unet import UNetSpec
+from tests.nn import peers
 
 Step = Callable[[Tensor, Tensor, Tensor], float]
 GATE = 1e-5
@@ -125,7 +124,9 @@ def measure(name: str, rounds: int, batch: int, warm: int = 2) -> dict[str, floa
         reference = output(peer(x, t))
         error = float((net(x, t).F - reference).abs().max() / reference.abs().max())
     if not error <= GATE:
-        raise SystemExit(f"{name}: our output differs from the peer's by {error:.1e} of its largest value, more than {GATE:.0e}")
+        raise SystemExit(
+            f"{name}: our output differs from the peer's by {error:.1e} of its largest value, more than {GATE:.0e}"
+        )
 
     steps = {"peer": peer_step(peer), "ours": ours(net), "again": peer_step(copy.deepcopy(peer))}
     seconds: dict[str, list[float]] = {who: [] for who in steps}

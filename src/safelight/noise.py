@@ -18,8 +18,8 @@ from torch import Tensor
 from safelight.process import Level
 from safelight.spec import SpecError
 
-_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-_W0, _W1 = 0x9E3779B9, 0xBB67AE85
+_MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], dtype=np.uint64)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
 _ROUNDS = 10
 # Times that agree to this are one level, so that a last bit of rounding in a schedule does not change the draw.
@@ -32,14 +32,21 @@ def philox(key: tuple[int, int], c0: np.ndarray, c1: np.ndarray, c2: int, c3: in
     key: two 32-bit words. c0, c1: uint64 arrays holding 32-bit counter words, of one shape; c2, c3: the other two words.
     Returns uint32 of shape (*shape, 4).
     """
-    x0, x1 = c0.astype(np.uint64), c1.astype(np.uint64)
-    x2, x3 = np.full_like(x0, c2), np.full_like(x0, c3)
-    k0, k1 = key
-    for _ in range(_ROUNDS):
-        p0, p1 = _M0 * x0, _M1 * x2
-        x0, x1, x2, x3 = (p1 >> _32) ^ x1 ^ np.uint64(k0), p1 & _LOW, (p0 >> _32) ^ x3 ^ np.uint64(k1), p0 & _LOW
-        k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
-    return np.stack([x0, x1, x2, x3], axis=-1).astype(np.uint32)
+    n = c0.size
+    # The round works on (x0, x2) and (x1, x3) alike, so each pair is one array and a round is five calls.
+    even, odd = np.empty((2, n), dtype=np.uint64), np.empty((2, n), dtype=np.uint64)
+    even[0], even[1], odd[0], odd[1] = c0.ravel(), c2, c1.ravel(), c3
+    rounds = np.array(
+        [[[(key[1] + i * _WEYL[1]) & 0xFFFFFFFF], [(key[0] + i * _WEYL[0]) & 0xFFFFFFFF]] for i in range(_ROUNDS)], dtype=np.uint64
+    )
+    for words in rounds:
+        product = even * _MULTIPLIERS
+        # (x0, x1, x2, x3) <- (hi(M1 x2) ^ x1 ^ k0, lo(M1 x2), hi(M0 x0) ^ x3 ^ k1, lo(M0 x0))
+        mixed = product >> _32
+        mixed ^= odd[::-1]
+        mixed ^= words
+        even, odd = mixed[::-1], (product & _LOW)[::-1]
+    return np.stack([even[0], odd[0], even[1], odd[1]], axis=-1).astype(np.uint32).reshape(*c0.shape, 4)
 
 
 class Noise:

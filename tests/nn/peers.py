@@ -51,6 +51,7 @@ def diffusers_unet(widths: Sequence[int], attend: Sequence[bool], channels: int,
         block_out_channels=tuple(widths),
         down_block_types=tuple(f"{name}DownBlock2D" for name in names),
         up_block_types=tuple(f"{name}UpBlock2D" for name in reversed(names)),
+        attn_norm_num_groups=32,  # with scale-shift its middle attention would have no norm unless told
         resnet_time_scale_shift="scale_shift" if scale_shift else "default",
     )
 

@@ -21,7 +21,7 @@ from safelight.train.objective import Batch
 from tests.train import tiny
 
 KL = KLSpec(latents=4, widths=(16, 32), blocks=1)
-VQ = VQSpec(latents=4, widths=(16, 32), codes=32)
+VQ = VQSpec(latents=4, widths=(16, 32), codes=32, decay=0.9)
 
 
 def model(codec: Any = KL):
@@ -79,10 +79,13 @@ def test_pictures_come_back_better_and_only_the_codec_learns(codec):
     test = units(pictures(32, seed=9))
     before = tiny.weights(made)
     first = fidelity(made.codec.eval(), test).psnr.mean()
-    brisk = plan(steps=100, optimizer={"kind": "adamw", "lr": 4e-3})
+    brisk = plan(steps=150, schedule={"kind": "cosine", "warmup": 10})
     list(train(made, data, brisk, objective=Autoencode(order=1e-3 if codec is KL else 0.25)))
     after = fidelity(made.codec.eval(), test)
-    assert after.psnr.mean() > first + (5 if codec is KL else 3)
+    flat = (
+        10 * (4 / (test - test.mean((2, 3), keepdim=True)).square().mean((1, 2, 3))).log10().mean()
+    )  # each picture's mean colour
+    assert after.psnr.mean() > (flat + 0.5 if codec is KL else first + 7)  # 32 codes are few for random colours
     moved = {k for k, v in made.state_dict().items() if not torch.equal(v, before[k])}
     assert moved and all(k.startswith("codec.") for k in moved)
     assert (

@@ -152,7 +152,14 @@ class FullAttention(nn.Module):
     """`x + out(softmax(q k^T / sqrt(d)) v)` with q, k, v from `norm(x)`; see `FullAttentionSpec`."""
 
     def __init__(
-        self, width: int, heads: int, head_width: int, norm: nn.Module, bias: bool = False, memory: int = 0, qk_norm: bool = False
+        self,
+        width: int,
+        heads: int,
+        head_width: int,
+        norm: nn.Module,
+        bias: bool = False,
+        memory: int = 0,
+        qk_norm: bool = False,
     ) -> None:
         super().__init__()
         self.norm = norm

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Sequence
+from typing import Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -66,7 +67,8 @@ class DiT(ToldNetwork):
         self.time = nn.Sequential(nn.Linear(spec.embedding.width, width), nn.SiLU(), nn.Linear(width, width))
         self.cond = nn.Linear(spec.cond, width) if spec.cond else None
         self.patch = nn.Linear((spec.channels + spec.image) * p * p, width)
-        self.blocks = nn.ModuleList(DiTBlock(width, spec.heads, int(spec.mlp * width), spec.qk_norm) for _ in range(spec.depth))
+        blocks = [DiTBlock(width, spec.heads, int(spec.mlp * width), spec.qk_norm) for _ in range(spec.depth)]
+        self.blocks = cast("Sequence[DiTBlock]", nn.ModuleList(blocks))
         self.last = nn.Linear(width, p * p * out)
         self.tell_last = nn.Linear(width, 2 * width)
         self._init()
@@ -77,18 +79,20 @@ class DiT(ToldNetwork):
             if isinstance(m, nn.Linear):
                 nn.init.xavier_uniform_(m.weight)
                 nn.init.zeros_(m.bias)
-        for m in (self.time[0], self.time[2], *([] if self.cond is None else [self.cond])):
-            nn.init.normal_(m.weight, std=0.02)
-        for m in (self.last, self.tell_last, *(block.tell for block in self.blocks)):
-            nn.init.zeros_(m.weight)
+        for m in (*self.time, *([] if self.cond is None else [self.cond])):
+            if isinstance(m, nn.Linear):
+                nn.init.normal_(m.weight, std=0.02)
+        for last in (self.last, self.tell_last, *(block.tell for block in self.blocks)):
+            nn.init.zeros_(last.weight)
 
     def tell(self, noise: Tensor, vector: Tensor | None) -> Told:
         """noise: (n,); vector: (n, cond) or None. The adaLN numbers: (n, 6 width) a block, and (n, 2 width) for the last layer."""
-        c = self.time(self.embedding(noise).to(self.time[0].weight.dtype))  # (n, width)
+        dtype = self.tell_last.weight.dtype
+        c = self.time(self.embedding(noise).to(dtype))  # (n, width)
         if self.cond is not None:
             if vector is None:
                 raise SpecError(f"cond.vector is missing: the network was built with cond={self.spec.cond}")
-            c = c + self.cond(vector.to(self.cond.weight.dtype))  # (n, width)
+            c = c + self.cond(vector.to(dtype))  # (n, width)
         c = F.silu(c)  # (n, width)
         return (*(block.tell(c) for block in self.blocks), self.tell_last(c))  # (n, 6 width) each, (n, 2 width)
 
@@ -144,7 +148,7 @@ def modulated(y: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def positions(h: int, w: int, width: int, like: Tensor) -> Tensor:
-    """Fixed positions (h w, width): half of the numbers sines and cosines of the column, half of the row. Dosovitskiy et al. 2021, app. D.4.
+    """Fixed positions (h w, width): half of the numbers tell the column, half the row (the authors' code; Vaswani et al. 2017, 3.5).
 
     `sin(w_i p), cos(w_i p)` with `w_i = 10000^(-i / n)`, i = 0..n-1, n = width / 4. In the dtype and on the device of `like`.
     """

@@ -30,7 +30,9 @@ class GroupNormSpec(Norm, kind="group-norm"):
     def make(self, width: int) -> nn.Module:
         """A GroupNorm with gain and bias. Raises SpecError when `groups` does not divide `width`."""
         if width % self.groups:
-            raise SpecError(f"norm.groups: {self.groups} groups do not divide {width} channels; choose a common divisor of all widths")
+            raise SpecError(
+                f"norm.groups: {self.groups} groups do not divide {width} channels; choose a common divisor of all widths"
+            )
         return GroupNorm(self.groups, width, eps=self.eps)
 
 

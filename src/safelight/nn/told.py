@@ -16,8 +16,8 @@ from safelight.cond import Cond
 from safelight.nn.network import Network, Output
 from safelight.spec import SpecError
 
-# What a network is told, one tensor a block, each (n, width of that block); None where a block is told nothing.
-Told = tuple[Tensor | None, ...]
+# What a network is told: one tensor for each block that is told anything, (n, that block's width).
+Told = tuple[Tensor, ...]
 
 
 class ToldNetwork(Network):
@@ -63,7 +63,9 @@ def _paired(noise: Tensor, vector: Tensor | None) -> tuple[Tensor, Tensor | None
         elif len(vector) == 1:
             vector = vector.expand(len(noise), -1)
         else:
-            raise SpecError(f"cond.vector: {len(vector)} rows for {len(noise)} noise values; give one row a picture, or one row")
+            raise SpecError(
+                f"cond.vector: {len(vector)} rows for {len(noise)} noise values; give one row a picture, or one row"
+            )
     return noise, vector
 
 
@@ -107,6 +109,6 @@ class Bound:
             with torch.inference_mode(False), torch.no_grad():
                 noise = torch.tensor(chunk, device=x.device).repeat_interleave(rows)  # (n rows,)
                 told = self.network.tell(noise, None if vector is None else vector.repeat(len(chunk), 1))  # (n rows, ...) each
-            split = [(None,) * len(chunk) if part is None else part.split(rows) for part in told]
-            self._told = dict(zip(chunk, zip(*split, strict=True), strict=True))  # the chunk before is let go
+            by_noise = zip(*(part.split(rows) for part in told), strict=True)
+            self._told = dict(zip(chunk, by_noise, strict=True))  # the chunk before is let go
         return self._told[value]

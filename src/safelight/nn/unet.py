@@ -8,7 +8,7 @@ differs is who keeps, who joins, and where the width changes. `UNetSpec.stages` 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -103,7 +103,9 @@ class UNetSpec(NetworkSpec, kind="unet"):
     skips: int = Field(3, ge=0, description="skips a resolution: after its last blocks; depth + 1 adds what it begins with")
     attend_each: bool = Field(True, description="attention after each block, else after a resolution's last one")
     widen_in_resampling: bool = Field(False, description="resampling changes the width, else a resolution's first block does")
-    narrow_early: bool = Field(False, description="on the way up a block narrows before the doubling; no blocks at full resolution")
+    narrow_early: bool = Field(
+        False, description="on the way up a block narrows before the doubling; no blocks at full resolution"
+    )
     # The end.
     tail: bool = Field(False, description="one more block before the last convolution")
     tail_timed: bool = Field(False, description="it hears the time")
@@ -218,7 +220,9 @@ class UNetSpec(NetworkSpec, kind="unet"):
         if self.widen_in_resampling and self.narrow_early:
             raise ValueError("widen_in_resampling and narrow_early are two answers to one question: choose one")
         if self.tail_skip and (not self.tail or self.skips > self.depth):
-            raise ValueError("tail_skip needs tail, and skips of at most depth: else the first convolution's output is taken already")
+            raise ValueError(
+                "tail_skip needs tail, and skips of at most depth: else the first convolution's output is taken already"
+            )
         for name in ("stem_kernel", "head_kernel"):
             if getattr(self, name) % 2 == 0:
                 raise ValueError(f"{name} must be odd")
@@ -327,7 +331,7 @@ class UNet(ToldNetwork):
         plans = list(spec.stages())
         cell = spec.patch**spec.dims  # the places of a patch
         self.stem = conv(spec.dims, (spec.channels + spec.image) * cell, plans[0].inp, spec.stem_kernel)
-        self.stages = nn.ModuleList(Stage(spec, plan) for plan in plans)
+        self.stages = cast("Sequence[Stage]", nn.ModuleList(Stage(spec, plan) for plan in plans))
         width, out = plans[-1].out, spec.channels * (2 if spec.learned_variance else 1)
         self.norm = spec.norm.make(width) if spec.head_norm else None
         self.head = conv(spec.dims, width, out * cell, spec.head_kernel)
@@ -337,14 +341,15 @@ class UNet(ToldNetwork):
                 nn.init.zeros_(p)
 
     def tell(self, noise: Tensor, vector: Tensor | None) -> Told:
-        """noise: (n,); vector: (n, cond) or None. What each stage's block is told, (n, its width) each."""
-        emb = self.time(self.embedding(noise).to(self.time[0].weight.dtype))  # (n, time)
+        """noise: (n,); vector: (n, cond) or None. What the blocks that hear the time are told, in their order."""
+        dtype = next(self.time.parameters()).dtype
+        emb = self.time(self.embedding(noise).to(dtype))  # (n, time)
         if self.cond is not None:
             if vector is None:
                 raise SpecError(f"cond.vector is missing: the network was built with cond={self.spec.cond}")
-            emb = emb + self.cond(vector.to(self.cond[0].weight.dtype))  # (n, time)
+            emb = emb + self.cond(vector.to(dtype))  # (n, time)
         emb = F.gelu(emb) if self.spec.block.gelu else F.silu(emb)  # (n, time)
-        return tuple(None if stage.tell is None else stage.tell(emb) for stage in self.stages)  # (n, told) each
+        return tuple(stage.tell(emb) for stage in self.stages if stage.tell is not None)  # (n, its block's width) each
 
     def read(self, tokens: Tensor | None, mask: Tensor | None) -> tuple[tuple[Words, ...], ...]:
         """tokens: (B, L, context), mask: (B, L). The keys and values of each stage's cross-attentions."""
@@ -364,8 +369,10 @@ class UNet(ToldNetwork):
         small = to_patches(pad_to(x, self.spec.stride), self.spec.patch)  # (B, (channels + image) patch^dims, *space')
         h = channels_last(self.stem(small))  # (B, C, *space')
         kept = [h] if self.keep_stem else []
-        for stage, t, w in zip(self.stages, told, words, strict=True):
+        next_told = iter(told)
+        for stage, w in zip(self.stages, words, strict=True):
             skip = kept.pop() if stage.plan.join else None  # (B, C_join, *space')
+            t = next(next_told) if stage.tell is not None else None  # (B or 1, told)
             if self.checkpointing and torch.is_grad_enabled():
                 h = checkpoint(stage, h, skip, t, w, use_reentrant=False)  # (B, C_out, *space'')
             else:

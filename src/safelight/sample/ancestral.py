@@ -42,9 +42,12 @@ class DDIM(Sampler, kind="ddim"):
         estimate = denoise(x, now)
         alpha, sigma, _ = now.floats
         alpha_to, sigma_to, _ = to.floats
-        std = self.eta * sigma_to * math.sqrt(1 - shrink(now, to) ** 2) if self.eta else 0.0
-        keep = math.sqrt(max(sigma_to**2 - std**2, 0.0)) / sigma
-        out = (x * keep).add_(estimate.x0, alpha=alpha_to - keep * alpha)
+        std, kept = 0.0, sigma_to
+        if self.eta:
+            std = self.eta * sigma_to * math.sqrt(1 - shrink(now, to) ** 2)
+            kept = math.sqrt(max(sigma_to**2 - std**2, 0.0))
+        keep = kept / sigma
+        out = x.mul(keep).add_(estimate.x0, alpha=alpha_to - keep * alpha)
         if std:
             out.add_(self.draw(noise, "step", now, to, x), alpha=std)
         return out, state, estimate
@@ -72,7 +75,7 @@ class EulerAncestral(Sampler, kind="euler-ancestral"):
         down = s_to * math.sqrt(max(1 - self.eta**2 * fresh, 0.0))
         # z_down = x0 + s_down eps, and alpha' z_down in terms of x and x0:
         keep = alpha_to * down / sigma
-        out = (x * keep).add_(estimate.x0, alpha=alpha_to - keep * alpha)
+        out = x.mul(keep).add_(estimate.x0, alpha=alpha_to - keep * alpha)
         up = alpha_to * self.eta * s_to * math.sqrt(fresh)
         if up:
             out.add_(self.draw(noise, "step", now, to, x), alpha=up)
@@ -100,7 +103,7 @@ class DDPM(Sampler, kind="ddpm"):
         alpha, sigma, _ = now.floats
         alpha_to, sigma_to, _ = to.floats
         fresh = 1 - shrink(now, to) ** 2
-        out = (x * (alpha / alpha_to * (sigma_to / sigma) ** 2)).add_(estimate.x0, alpha=alpha_to * fresh)
+        out = x.mul(alpha / alpha_to * (sigma_to / sigma) ** 2).add_(estimate.x0, alpha=alpha_to * fresh)
         if sigma_to > 0:
             small, large = sigma_to * math.sqrt(fresh), sigma * math.sqrt(fresh)
             draw = self.draw(noise, "step", now, to, x)

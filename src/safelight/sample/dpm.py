@@ -47,7 +47,7 @@ class DPM2M(Sampler, kind="dpm++2m"):
         keep = sigma_to / sigma
         push = alpha_to - alpha * keep  # -alpha' (e^-h - 1), finite at alpha = 0
         lean = _lean(now, to, state)
-        out = (x * keep).add_(estimate.x0, alpha=push * (1 + lean))
+        out = x.mul(keep).add_(estimate.x0, alpha=push * (1 + lean))
         if lean:
             before = state["x0"]
             assert isinstance(before, Tensor)
@@ -78,7 +78,7 @@ class DPM2MSDE(Sampler, kind="dpm++2m-sde"):
         damp = r**self.eta
         push = alpha_to * (1 - r * damp)
         lean = _lean(now, to, state)
-        out = (x * (sigma_to / sigma * damp)).add_(estimate.x0, alpha=push * (1 + lean))
+        out = x.mul(sigma_to / sigma * damp).add_(estimate.x0, alpha=push * (1 + lean))
         if lean:
             before = state["x0"]
             assert isinstance(before, Tensor)

@@ -53,12 +53,15 @@ class _Churned(Sampler):
         return out.add_(fresh, alpha=alpha_high * math.sqrt(s_high**2 - s**2) * self.churn_scale), high
 
 
-def euler(x: Tensor, x0: Tensor, now: Level, to: Level) -> Tensor:
-    """z' = z + (s' - s)(z - x0)/s: in x, (sigma'/sigma) x + (alpha' - alpha sigma'/sigma) x0, which holds at alpha = 0 too."""
+def euler(now: Level, to: Level) -> tuple[float, float]:
+    """(keep, push) of Euler's step x' = keep x + push x0, from z' = z + (s' - s)(z - x0)/s with z = x / alpha.
+
+    keep = sigma'/sigma, push = alpha' - alpha sigma'/sigma; both hold at alpha = 0 too.
+    """
     alpha, sigma, _ = now.floats
     alpha_to, sigma_to, _ = to.floats
     keep = sigma_to / sigma
-    return (x * keep).add_(x0, alpha=alpha_to - keep * alpha)
+    return keep, alpha_to - keep * alpha
 
 
 class Euler(_Churned, kind="euler"):
@@ -70,7 +73,8 @@ class Euler(_Churned, kind="euler"):
         if self.churn:
             x, now = self.churned(x, now, to, state, noise)
         estimate = denoise(x, now)
-        return euler(x, estimate.x0, now, to), state, estimate
+        keep, push = euler(now, to)
+        return x.mul(keep).add_(estimate.x0, alpha=push), state, estimate
 
 
 class Heun(_Churned, kind="heun"):
@@ -93,15 +97,15 @@ class Heun(_Churned, kind="heun"):
         if self.churn:
             x, now = self.churned(x, now, to, state, noise)
         estimate = denoise(x, now)
-        ahead = euler(x, estimate.x0, now, to)
-        alpha, sigma, s = now.floats
+        keep, push = euler(now, to)
+        ahead = x.mul(keep).add_(estimate.x0, alpha=push)
+        alpha, _, s = now.floats
         alpha_to, sigma_to, s_to = to.floats
         if sigma_to == 0 or alpha == 0:
             return ahead, state, estimate
         then = denoise(ahead, to)
-        # z' = z + (s' - s)/2 ((z - x0)/s + (z1 - x01)/s'), times alpha'.
+        # z' = z + (s' - s)/2 ((z - x0)/s + (z1 - x1)/s'), times alpha', where z1 = ahead/alpha' and ahead = keep x + push x0.
         half = (s_to - s) / 2
-        out = x * (alpha_to / alpha * (1 + half / s))
-        out.add_(estimate.x0, alpha=-alpha_to * half / s)
-        out.add_(ahead, alpha=half / s_to).add_(then.x0, alpha=-alpha_to * half / s_to)
+        out = x.mul(alpha_to / alpha * (1 + half / s) + half / s_to * keep)
+        out.add_(estimate.x0, alpha=half * (push / s_to - alpha_to / s)).add_(then.x0, alpha=-alpha_to * half / s_to)
         return out, state, estimate

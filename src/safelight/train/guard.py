@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import get_total_norm
 
 # Loss scaling for fp16 (Micikevicius et al. 2018, section 3.2): halved at each overflow, doubled after so many good steps.
 _FIRST_SCALE = 2.0**16
@@ -45,8 +45,8 @@ class Guard:
             torch._foreach_mul_(gradients, 1 / self.scale)
         norm = get_total_norm(gradients)
         found = ~(torch.isfinite(norm) & torch.isfinite(loss))
-        if clip:
-            clip_grads_with_norm_(parameters, clip, norm)
+        if clip and gradients:
+            _clip(gradients, norm, clip)
         self._apply(optimizer, found)
         verdict = torch.where(found, BROKEN, OK)
         if self.scaling:
@@ -68,3 +68,11 @@ class Guard:
         scale = torch.where(found, self.scale / 2, torch.where(grown, self.scale * 2, self.scale))
         self.good = torch.where(found | grown, torch.zeros_like(self.good), self.good + 1)
         self.scale = scale.clamp(1.0, _LAST_SCALE)
+
+
+def _clip(gradients: list[Tensor], norm: Tensor, most: float) -> None:
+    """Scale gradients of norm `norm` down to a norm of at most `most` (Pascanu et al. 2013, algorithm 1)."""
+    scale = (most / (norm + 1e-6)).clamp(max=1.0)
+    # Multiplying by 1 changes nothing and reads every gradient: left out where looking is free.
+    if scale.device.type != "cpu" or bool(scale < 1):
+        torch._foreach_mul_(gradients, scale)

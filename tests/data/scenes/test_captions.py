@@ -93,7 +93,9 @@ def letters(text: str) -> list[int]:
 
 
 @pytest.mark.parametrize("frame", [(None, None, 0), (900, 901, 902), (900, 901, 901)])
-def test_tokens_are_those_of_the_caption(composer: Composer, phrases: Phrases, frame: tuple[int | None, int | None, int]) -> None:
+def test_tokens_are_those_of_the_caption(
+    composer: Composer, phrases: Phrases, frame: tuple[int | None, int | None, int]
+) -> None:
     begin, end, pad = frame
     table = TokenTable.make(phrases, letters, context=96, begin=begin, end=end, pad=pad)
     scenes = composer.draw(23, 0, 1500)

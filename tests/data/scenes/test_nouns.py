@@ -80,7 +80,9 @@ def test_the_names_that_need_care() -> None:
     assert table["tennis"].phrase == "tennis racket"
     assert table["red apple"].base == table["green apple"].base == "apple"
     assert table["red apple"].colour == "red"
-    assert not any(re.match(r"(small|tiny|big|large|two|three|four) ", noun.phrase) for noun in table.values())  # reserved words
+    assert not any(
+        re.match(r"(small|tiny|big|large|two|three|four) ", noun.phrase) for noun in table.values()
+    )  # reserved words
     assert not table["mount fuji"].countable
     assert not table["rainbow"].recolour
 
