@@ -59,9 +59,15 @@ class Denoiser(nn.Module):
 
         The result is that of `forward`; levels not listed are accepted.
         """
-        noises = [float(self.parameterization.coeffs(v, self.process).noise) for v in levels if float(v.sigma) > 0]
-        bound = self.network.bind(cond, noises)
-        return lambda x, level: self._estimate(x, level, bound)
+        # As Python numbers: they multiply a tensor on any device without being copied to it.
+        known = {float(v.t): self._floats(v) for v in levels if float(v.sigma) > 0}
+        bound = self.network.bind(cond, [coeffs.noise for coeffs in known.values()])
+
+        def denoise(x: Tensor, level: Level) -> Estimate:
+            coeffs = known.get(float(level.t)) if level.t.ndim == 0 else None
+            return self._estimate(x, level, bound, coeffs)
+
+        return denoise
 
     def match(
         self,
@@ -90,13 +96,35 @@ class Denoiser(nn.Module):
         found = self.network(_like(inp, x0) * x, noise.to(x.device, torch.float32).expand(len(x0)), cond)
         return distance(found.F.to(wanted.dtype), wanted).flatten(1).mean(1)
 
-    def _estimate(self, x: Tensor, level: Level, network: Callable[[Tensor, Tensor], Output]) -> Estimate:
-        skip, out, inp, noise = self.parameterization.coeffs(level, self.process)
+    def _floats(self, level: Level) -> _Numbers:
+        return _Numbers(*(float(v) for v in self.parameterization.coeffs(level, self.process)))
+
+    def _estimate(
+        self, x: Tensor, level: Level, network: Callable[[Tensor, Tensor], Output], coeffs: _Numbers | None = None
+    ) -> Estimate:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        told = noise.to(x.device, torch.float64 if x.dtype == torch.float64 else torch.float32).expand(len(x))
-        found = network((wide * _like(inp, wide)).to(_dtype(self.network, wide)), told)
-        x0 = _like(skip, wide) * wide + _like(out, wide) * found.F.to(wide.dtype)
-        return Estimate(x0, None if found.fraction is None else found.fraction.to(wide.dtype))
+        if coeffs is None and level.t.ndim == 0:
+            coeffs = self._floats(level)
+        exact = torch.float64 if x.dtype == torch.float64 else torch.float32
+        if coeffs is not None:
+            skip, out, inp, _ = coeffs
+            told = torch.full((len(x),), coeffs.noise, dtype=exact, device=x.device)
+        else:
+            found = self.parameterization.coeffs(level, self.process)
+            skip, out, inp = (_like(v, wide) for v in found[:3])
+            told = found.noise.to(x.device, exact)
+        answer = network((wide * inp).to(_dtype(self.network, wide)), told)
+        x0 = wide * skip + answer.F.to(wide.dtype) * out
+        return Estimate(x0, None if answer.fraction is None else answer.fraction.to(wide.dtype))
+
+
+class _Numbers(NamedTuple):
+    """`predict.Coeffs` of a single level as Python numbers."""
+
+    skip: float
+    out: float
+    inp: float
+    noise: float
 
 
 def branches(denoiser: Denoiser, conds: Mapping[str, Cond | None], levels: Sequence[Level] = ()) -> Branches:

@@ -81,7 +81,8 @@ def test_bad_input_says_what_and_how():
         codec.channels(1)
     with pytest.raises(SpecError, match="pictures to be measured on"):
         codec.calibrate([])
-    torch.nn.init.zeros_(codec.encoder.out.weight)
+    for layer in (codec.encoder.out, codec.encoder.line):
+        torch.nn.init.zeros_(layer.weight)
     with pytest.raises(SpecError, match="constant: train it first"):
         codec.calibrate([torch.rand(2, 3, 8, 8)])
     assert codec.scale.eq(1).all()  # a failed measurement leaves the scale as it was

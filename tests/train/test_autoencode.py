@@ -133,8 +133,8 @@ def test_a_trained_critic_tells_pictures_from_their_blurs():
     list(train(made, data, plan(steps=60), state, objective=objective))
     judge, x = state.players[1].loss.critic, units(pictures(32, seed=5))
     with torch.no_grad():
-        true, false = judge(x).mean(), judge(made.codec.decode(made.codec.encode(x))).mean()
-    assert true > false + 0.1
+        true, false = (judge(y).flatten(1).mean(1) for y in (x, made.codec.decode(made.codec.encode(x))))
+    assert (true > false).float().mean() > 0.8  # of unseen pictures
 
 
 @pytest.mark.parametrize("codec", [KL, VQ], ids=["kl", "vq"])
