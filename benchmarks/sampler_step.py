@@ -45,10 +45,14 @@ def theirs(name: str, **config: object) -> Callable[[], None]:
     """A pipeline's loop around a scheduler of diffusers."""
     import diffusers
 
-    scheduler = getattr(diffusers, name)(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", timestep_spacing="trailing", **config)
+    scheduler = getattr(diffusers, name)(
+        beta_start=1e-4, beta_end=0.02, beta_schedule="linear", timestep_spacing="trailing", **config
+    )
     x, output = torch.randn(SHAPE), torch.randn(SHAPE)
     generator = torch.Generator().manual_seed(0)
-    takes_generator = name in ("DDPMScheduler", "EulerAncestralDiscreteScheduler") or config.get("algorithm_type") == "sde-dpmsolver++"
+    takes_generator = (
+        name in ("DDPMScheduler", "EulerAncestralDiscreteScheduler") or config.get("algorithm_type") == "sde-dpmsolver++"
+    )
 
     def run() -> None:
         scheduler.set_timesteps(STEPS)
@@ -67,7 +71,10 @@ PAIRS: dict[str, tuple[Callable[[], Callable[[], None]], Callable[[], Callable[[
     "dpm++2m": (lambda: ours("dpm++2m"), lambda: theirs("DPMSolverMultistepScheduler")),
     "ddpm": (lambda: ours("ddpm"), lambda: theirs("DDPMScheduler", clip_sample=False)),
     "euler-ancestral": (lambda: ours("euler-ancestral"), lambda: theirs("EulerAncestralDiscreteScheduler")),
-    "dpm++2m-sde": (lambda: ours("dpm++2m-sde"), lambda: theirs("DPMSolverMultistepScheduler", algorithm_type="sde-dpmsolver++")),
+    "dpm++2m-sde": (
+        lambda: ours("dpm++2m-sde"),
+        lambda: theirs("DPMSolverMultistepScheduler", algorithm_type="sde-dpmsolver++"),
+    ),
 }
 
 
@@ -104,7 +111,9 @@ def main() -> None:
             "ratio": ratio,
             "control": control,
         }
-        print(f"{name:16} {rows[name]['ours_us']:9.1f} {rows[name]['diffusers_us']:13.1f} {ratio:7.3f} {control:6.3f}", flush=True)
+        print(
+            f"{name:16} {rows[name]['ours_us']:9.1f} {rows[name]['diffusers_us']:13.1f} {ratio:7.3f} {control:6.3f}", flush=True
+        )
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
 

@@ -10,10 +10,16 @@ from safelight.cond import Cond
 
 def test_cat_pads_and_masks() -> None:
     a = Cond(tokens=torch.ones(1, 2, 3), vector=torch.zeros(1, 4))
-    b = Cond(tokens=torch.full((2, 5, 3), 2.0), mask=torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]).bool(), vector=torch.ones(2, 4))
+    b = Cond(
+        tokens=torch.full((2, 5, 3), 2.0), mask=torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]).bool(), vector=torch.ones(2, 4)
+    )
     both = Cond.cat([a, b])
     assert both.batch == 3 and both.tokens is not None and both.tokens.shape == (3, 5, 3)
-    assert both.mask is not None and both.mask.tolist() == [[True, True, False, False, False], [True, True, True, False, False], [True] * 5]
+    assert both.mask is not None and both.mask.tolist() == [
+        [True, True, False, False, False],
+        [True, True, True, False, False],
+        [True] * 5,
+    ]
     assert torch.equal(both.tokens[0, 2:], torch.zeros(3, 3))
 
 

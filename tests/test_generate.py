@@ -55,7 +55,7 @@ def test_events() -> None:
     events = list(generate(small.model(), request(micro_batch=4, steps=3)))
     assert [type(e) for e in events] == [Started, *[Stepped] * 3, Finished] * 2
     starts = [e for e in events if isinstance(e, Started)]
-    assert [s.index for s in starts] == [(0, 1, 2, 3), (4, 5)] and starts[1].prompts == ("", "")
+    assert [s.numbers for s in starts] == [(0, 1, 2, 3), (4, 5)] and starts[1].prompts == ("", "")
     assert [e.step.i for e in events if isinstance(e, Stepped)] == [0, 1, 2] * 2
 
 

@@ -8,7 +8,16 @@ import torch
 
 from safelight.spec import SpecError, build, kinds
 
-PROCESSES = ["linear", "cosine-betas", {"kind": "linear", "zero_terminal_snr": True}, "cosine", "ve", "edm", "flow", {"kind": "flow", "shift": 3.0}]
+PROCESSES = [
+    "linear",
+    "cosine-betas",
+    {"kind": "linear", "zero_terminal_snr": True},
+    "cosine",
+    "ve",
+    "edm",
+    "flow",
+    {"kind": "flow", "shift": 3.0},
+]
 
 
 def entries(kind: str, T: int, n: int) -> list[float]:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 import safelight.model as room
 from safelight.model import load, locate, peek, save
-from safelight.spec import SpecError, describe
+from safelight.spec import SpecError, build, describe
 from tests import small
 
 
@@ -31,7 +31,9 @@ def test_round_trip(tmp_path: Path) -> None:
     assert same(load(tmp_path / "m.safetensors", "ema"), other)
     assert same(load(tmp_path / "m.safetensors"), other)  # an average is preferred
     header = peek(tmp_path / "m.safetensors")
-    assert header.weights == ("raw", "ema") and header.lineage == {"recipe": "x", "images": 7} and header.spec == describe(model)
+    assert (
+        header.weights == ("raw", "ema") and header.lineage == {"recipe": "x", "images": 7} and header.spec == describe(model)
+    )
     assert sum(e.size for e in header.tensors.values()) == 2 * sum(p.numel() for p in model.parameters())
     loaded = load(tmp_path / "m.safetensors")
     assert not loaded.training and len(loaded.fingerprint) == 16
@@ -83,7 +85,11 @@ def truncated(path: Path) -> None:
 
 
 def future(path: Path) -> None:
-    save_file({"raw/a": torch.zeros(1)}, path, metadata={"safelight": json.dumps({"format": 99, "spec": {}, "lineage": {}, "weights": ["raw"]})})
+    save_file(
+        {"raw/a": torch.zeros(1)},
+        path,
+        metadata={"safelight": json.dumps({"format": 99, "spec": {}, "lineage": {}, "weights": ["raw"]})},
+    )
 
 
 def other_network(path: Path) -> None:
@@ -169,3 +175,20 @@ def test_averages_must_fit() -> None:
         save("unused.safetensors", small.model(), averages={"ema": {"nothing": torch.zeros(1)}})
     with pytest.raises(SpecError, match="nothing to save"):
         save("unused.safetensors", small.model(), raw=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            {"network": {"kind": "dit", "width": 32, "depth": 1, "heads": 2, "cond": 8}},
+            "network.cond is 8, but text 'label' gives 16",
+        ),
+        ({"network": {"kind": "dit", "width": 32, "depth": 1, "heads": 2}}, "the network would not hear text 'label'"),
+        ({"text": None}, "network.cond is 16, but a model without text gives nothing"),
+        ({"size": [0, 8]}, "size is .height, width. in pixels"),
+    ],
+)
+def test_parts_that_do_not_meet(change: dict[str, object], line: str) -> None:
+    with pytest.raises(SpecError, match=line):
+        build({**describe(small.spec()), **change})

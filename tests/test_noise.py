@@ -21,7 +21,12 @@ def test_philox_known_answers() -> None:
     one = lambda v: np.array([v], dtype=np.uint64)  # noqa: E731
     assert [f"{w:08x}" for w in philox((0, 0), one(0), one(0), 0, 0)[0]] == ["6627e8d5", "e169c58d", "bc57ac4c", "9b00dbd8"]
     full = 0xFFFFFFFF
-    assert [f"{w:08x}" for w in philox((full, full), one(full), one(full), full, full)[0]] == ["408f276d", "41c83b0e", "a20bc7c6", "6d5451fd"]
+    assert [f"{w:08x}" for w in philox((full, full), one(full), one(full), full, full)[0]] == [
+        "408f276d",
+        "41c83b0e",
+        "a20bc7c6",
+        "6d5451fd",
+    ]
     got = philox((0xA4093822, 0x299F31D0), one(0x243F6A88), one(0x85A308D3), 0x13198A2E, 0x03707344)[0]
     assert [f"{w:08x}" for w in got] == ["d16cfe09", "94fdcceb", "5001e420", "24126ea1"]
 

@@ -14,7 +14,17 @@ from safelight.spec import SpecError, build, kinds
 from tests.oracle import Mixture
 
 KINDS = list(kinds("parameterization"))
-PROCESSES = ["linear", "scaled-linear", "cosine-betas", "cosine", "ve", "edm", "flow", {"kind": "flow", "shift": 3.0}, {"kind": "linear", "zero_terminal_snr": True}]
+PROCESSES = [
+    "linear",
+    "scaled-linear",
+    "cosine-betas",
+    "cosine",
+    "ve",
+    "edm",
+    "flow",
+    {"kind": "flow", "shift": 3.0},
+    {"kind": "linear", "zero_terminal_snr": True},
+]
 
 
 class Spoken(Network):
@@ -60,7 +70,9 @@ def test_target_makes_the_estimate_exact(kind: str, process_spec: object) -> Non
     skip, out, _, _ = parameterization.coeffs(level, process)
     a, b = parameterization.target(level, process)
     torch.testing.assert_close(skip * level.alpha + out * a, torch.ones_like(a), rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(skip * level.sigma + out * b, torch.zeros_like(a), rtol=1e-9, atol=1e-9 * float((out * b).abs().max() + 1))
+    torch.testing.assert_close(
+        skip * level.sigma + out * b, torch.zeros_like(a), rtol=1e-9, atol=1e-9 * float((out * b).abs().max() + 1)
+    )
 
 
 @pytest.mark.parametrize("process_spec", PROCESSES, ids=str)
@@ -113,7 +125,9 @@ def test_distillation_target_moves_the_wanted_x0() -> None:
         loss = Denoiser(network, process, parameterization).match(x0, eps, torch.tensor(0.5).double(), target=teacher)
         x = level.alpha * x0 + level.sigma * eps
         _, out, _, _ = parameterization.coeffs(level, process)
-        torch.testing.assert_close(loss * out**2, (mixture.denoise(x, level).x0 - teacher).square().mean(1), rtol=1e-8, atol=1e-12)
+        torch.testing.assert_close(
+            loss * out**2, (mixture.denoise(x, level).x0 - teacher).square().mean(1), rtol=1e-8, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -19,7 +19,12 @@ NEEDS: dict[tuple[str, str], dict[str, object]] = {
     ("source", "webdataset"): {"path": "data"},
     ("source", "hub"): {"name": "someone/pictures"},
     ("model", "model"): describe(small.spec()),
-    ("train", "train"): {"name": "x", "model": describe(small.spec()), "data": {"kind": "folder", "path": "data"}, "plan": {"steps": 1}},
+    ("train", "train"): {
+        "name": "x",
+        "model": describe(small.spec()),
+        "data": {"kind": "folder", "path": "data"},
+        "plan": {"steps": 1},
+    },
 }
 EVERY = [(family, kind) for family in families() for kind in kinds(family)]
 
@@ -36,7 +41,19 @@ def test_round_trip(family: str, kind: str) -> None:
 
 
 def test_every_family_has_a_home() -> None:
-    assert {"process", "parameterization", "grid", "sampler", "mix", "bend", "network", "codec", "text", "objective", "source"} <= set(families())
+    assert {
+        "process",
+        "parameterization",
+        "grid",
+        "sampler",
+        "mix",
+        "bend",
+        "network",
+        "codec",
+        "text",
+        "objective",
+        "source",
+    } <= set(families())
     assert all(kinds(family) for family in families())
 
 

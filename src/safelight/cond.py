@@ -44,7 +44,7 @@ class Cond(NamedTuple):
 
         Ho and Salimans 2022, "Classifier-free diffusion guidance", Algorithm 1. Raises ValueError when the two differ in their fields.
         """
-        fields = []
+        fields: list[Tensor | None] = []
         for name, mine, other in zip(self._fields, self, null, strict=True):
             if (mine is None) != (other is None):
                 raise ValueError(f"the null condition {'lacks' if other is None else 'adds'} '{name}'")
@@ -66,7 +66,8 @@ class Cond(NamedTuple):
         padded = [c._pad(length) if ragged else c for c in conds]
         if any(c.mask is not None for c in padded):
             padded = [
-                c if c.mask is not None or c.tokens is None
+                c
+                if c.mask is not None or c.tokens is None
                 else c._replace(mask=torch.ones(c.tokens.shape[:2], dtype=torch.bool, device=c.tokens.device))
                 for c in padded
             ]
@@ -84,5 +85,6 @@ class Cond(NamedTuple):
         mask = self.mask if self.mask is not None else self.tokens.new_ones((b, n), dtype=torch.bool)
         pad = length - n
         return self._replace(
-            tokens=torch.nn.functional.pad(self.tokens, (0, 0, 0, pad)), mask=torch.nn.functional.pad(mask, (0, pad), value=False)
+            tokens=torch.nn.functional.pad(self.tokens, (0, 0, 0, pad)),
+            mask=torch.nn.functional.pad(mask, (0, pad), value=False),
         )

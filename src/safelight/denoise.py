@@ -52,7 +52,7 @@ class Denoiser(nn.Module):
         Returns an Estimate in x's dtype (at least float32), whatever the network's own dtype.
         Raises SpecError where the parameterization has no x0.
         """
-        return self._estimate(x, level, lambda h, noise: self.network(h, noise, cond))
+        return self._estimate(x, level, lambda h, noise: self.network(h, noise.to(h.device).expand(len(h)), cond))
 
     def bind(self, cond: Cond | None, levels: Sequence[Level] = ()) -> Denoise:
         """The denoiser of one run: everything constant over it (embeddings of cond and of the levels) is computed once.
@@ -107,14 +107,15 @@ class Denoiser(nn.Module):
             coeffs = self._floats(level)
         exact = torch.float64 if x.dtype == torch.float64 else torch.float32
         if coeffs is not None:
-            skip, out, inp, _ = coeffs
-            told = torch.full((len(x),), coeffs.noise, dtype=exact, device=x.device)
+            # One number on the CPU: a bound network looks its embedding up by it, without asking the device.
+            told = torch.tensor([coeffs.noise], dtype=exact)
+            answer = network((wide * coeffs.inp).to(_dtype(self.network, wide)), told)
+            x0 = wide * coeffs.skip + answer.F.to(wide.dtype) * coeffs.out
         else:
             found = self.parameterization.coeffs(level, self.process)
             skip, out, inp = (_like(v, wide) for v in found[:3])
-            told = found.noise.to(x.device, exact)
-        answer = network((wide * inp).to(_dtype(self.network, wide)), told)
-        x0 = wide * skip + answer.F.to(wide.dtype) * out
+            answer = network((wide * inp).to(_dtype(self.network, wide)), found.noise.to(x.device, exact))
+            x0 = wide * skip + answer.F.to(wide.dtype) * out
         return Estimate(x0, None if answer.fraction is None else answer.fraction.to(wide.dtype))
 
 

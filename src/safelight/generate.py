@@ -19,7 +19,7 @@ from safelight.task import Request, Resolved, Start
 
 
 class Started(NamedTuple):
-    """A part of the run begins: pictures `index` (their noise indices) of stage `stage`, n steps over `levels`, from x.
+    """A part of the run begins: pictures `numbers` (their noise indices) of stage `stage`, n steps over `levels`, from x.
 
     part, parts: which micro-batch this is of how many.
     """
@@ -28,7 +28,7 @@ class Started(NamedTuple):
     part: int
     parts: int
     stage: int
-    index: tuple[int, ...]
+    numbers: tuple[int, ...]
     prompts: tuple[str, ...]
     levels: tuple[Level, ...]
     x: Tensor
@@ -46,11 +46,11 @@ class Stepped(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """A part is done: its pictures, float32 (B, C, H, W), in [-1, 1] up to what the model overshoots."""
+    """A part is done: its pictures `numbers`, float32 (B, C, H, W), in [-1, 1] up to what the model overshoots."""
 
     part: int
     parts: int
-    index: tuple[int, ...]
+    numbers: tuple[int, ...]
     prompts: tuple[str, ...]
     pictures: Tensor
 
@@ -100,7 +100,9 @@ def generate(model: Model, request: Request, *, recorded: Recording | None = Non
         while True:
             state: State | None = None
             if recorded is not None:
-                start = start._replace(x=recorded.x(first)[rows].to(start.x.device, start.x.dtype), levels=_levels(model, recorded))
+                start = start._replace(
+                    x=recorded.x(first)[rows].to(start.x.device, start.x.dtype), levels=_levels(model, recorded)
+                )
                 if recorded.request.sampler == asked.sampler:
                     state = _rows(recorded.state(first), rows, start.x)
             yield Started(asked, part, parts, stage, index, mine, tuple(start.levels), start.x, first)
@@ -118,7 +120,9 @@ def generate(model: Model, request: Request, *, recorded: Recording | None = Non
             pictures = model.codec.decode(x).float()
         bad = (~torch.isfinite(pictures.flatten(1)).all(1)).nonzero().flatten().tolist()
         if bad:
-            raise SpecError(f"picture {index[bad[0]]} came out non-finite (NaN or infinity): the model or its precision is at fault, nothing is saved")
+            raise SpecError(
+                f"picture {index[bad[0]]} came out non-finite (NaN or infinity): the model or its precision is at fault, nothing is saved"
+            )
         yield Finished(part, parts, index, mine, pictures)
 
 

@@ -143,7 +143,11 @@ class Rect(_Ratios, kind="rect"):
         if bottom >= top:
             raise SpecError(f"grid '{self.kind}': s_min ({low:g}) must be below s_max ({high:g})")
         last = top / n
-        u = torch.linspace(top, last if last >= bottom else bottom, n, dtype=torch.float64) if n > 1 else torch.tensor([top]).double()
+        u = (
+            torch.linspace(top, last if last >= bottom else bottom, n, dtype=torch.float64)
+            if n > 1
+            else torch.tensor([top]).double()
+        )
         s = u / (1 - u)
         return process.time(-2 * s.log())
 

@@ -44,7 +44,20 @@ _LONGEST_HEADER = 100_000_000
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 # How many bytes a value of each safetensors dtype takes.
-_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "U8": 1, "I8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
+_BYTES = {
+    "F64": 8,
+    "I64": 8,
+    "F32": 4,
+    "I32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I16": 2,
+    "U8": 1,
+    "I8": 1,
+    "BOOL": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+}
 
 
 class Defaults(Spec):
@@ -76,6 +89,21 @@ class ModelSpec(Spec, family="model", kind="model"):
     def _positive(self) -> Self:
         if min(self.size) < 1:
             raise ValueError(f"size is (height, width) in pixels, both at least 1, not {self.size}")
+        return self
+
+    @model_validator(mode="after")
+    def _heard(self) -> Self:
+        """What the network listens for is what the text encoder says: a class that no layer hears would be ignored in silence."""
+        takes = getattr(self.network, "context", 0), getattr(self.network, "cond", 0)
+        gives = self.text.gives if self.text is not None else (0, 0)
+        who = f"text '{self.text.kind}'" if self.text is not None else "a model without text"
+        for name, take, give in zip(("context", "cond"), takes, gives, strict=True):
+            if take and take != give:
+                raise ValueError(f"network.{name} is {take}, but {who} gives {give or 'nothing'} there")
+        if self.text is not None and not any(takes):
+            raise ValueError(
+                f"the network would not hear {who}: set network.context to {gives[0]} or network.cond to {gives[1]}"
+            )
         return self
 
     def build(self) -> Model:
@@ -226,7 +254,9 @@ def locate(source: str | os.PathLike[str]) -> Path:
         if (assets / f"{source}.safetensors").is_file():
             return assets / f"{source}.safetensors"
         names = embedded()
-        raise SpecError(f"no model '{source}': no such file, and embedded are {', '.join(names) or 'none'}{nearest(str(source), names)}")
+        raise SpecError(
+            f"no model '{source}': no such file, and embedded are {', '.join(names) or 'none'}{nearest(str(source), names)}"
+        )
     raise SpecError(f"no file {path}")
 
 
@@ -255,7 +285,10 @@ def save(
     if not sets:
         raise SpecError("nothing to save: no averages are given, and raw is False")
     tensors = {
-        f"{name}/{key}": value.detach().to("cpu", dtype if dtype and value.is_floating_point() else value.dtype).contiguous().clone()
+        f"{name}/{key}": value.detach()
+        .to("cpu", dtype if dtype and value.is_floating_point() else value.dtype)
+        .contiguous()
+        .clone()
         for name, weights in sets.items()
         for key, value in weights.items()
     }

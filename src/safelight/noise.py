@@ -37,7 +37,8 @@ def philox(key: tuple[int, int], c0: np.ndarray, c1: np.ndarray, c2: int, c3: in
     even, odd = np.empty((2, n), dtype=np.uint64), np.empty((2, n), dtype=np.uint64)
     even[0], even[1], odd[0], odd[1] = c0.ravel(), c2, c1.ravel(), c3
     rounds = np.array(
-        [[[(key[1] + i * _WEYL[1]) & 0xFFFFFFFF], [(key[0] + i * _WEYL[0]) & 0xFFFFFFFF]] for i in range(_ROUNDS)], dtype=np.uint64
+        [[[(key[1] + i * _WEYL[1]) & 0xFFFFFFFF], [(key[0] + i * _WEYL[0]) & 0xFFFFFFFF]] for i in range(_ROUNDS)],
+        dtype=np.uint64,
     )
     for words in rounds:
         product = even * _MULTIPLIERS

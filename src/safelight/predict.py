@@ -7,10 +7,11 @@ Each kind says what F stands for; the target of training and the weight of its l
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from pydantic import Field
 from torch import Tensor
-from typing import NamedTuple
 
 from safelight.process import Level, Process
 from safelight.spec import Spec, SpecError

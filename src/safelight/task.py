@@ -34,9 +34,7 @@ class Start(NamedTuple):
 class Task(Spec, family="task"):
     """Where we begin. A new task is one new kind."""
 
-    def stages(
-        self, model: Model, request: Resolved, prompts: Sequence[str], noise: Noise
-    ) -> Generator[Start, Tensor, None]:
+    def stages(self, model: Model, request: Resolved, prompts: Sequence[str], noise: Noise) -> Generator[Start, Tensor, None]:
         """The stages of a run for these prompts, one picture each. The result of a stage is sent back into the generator."""
         raise NotImplementedError(type(self).__name__)
 
@@ -44,9 +42,7 @@ class Task(Spec, family="task"):
 class Text(Task, kind="text"):
     """From pure noise: x = sqrt(alpha^2 + sigma^2) n at the grid's first level."""
 
-    def stages(
-        self, model: Model, request: Resolved, prompts: Sequence[str], noise: Noise
-    ) -> Generator[Start, Tensor, None]:
+    def stages(self, model: Model, request: Resolved, prompts: Sequence[str], noise: Noise) -> Generator[Start, Tensor, None]:
         process = model.spec.process
         levels = process.at(request.grid(process, request.steps)).split()
         device = model.device
@@ -66,12 +62,16 @@ def conditions(model: Model, request: Resolved, prompts: Sequence[str]) -> dict[
         if any(prompts):
             raise SpecError(f"prompt: this model is unconditional, it cannot follow '{next(p for p in prompts if p)}'")
         if names != ("cond",):
-            raise SpecError(f"mix: this model is unconditional, so guidance '{request.mix.kind}' has nothing to guide by; use 'none'")
+            raise SpecError(
+                f"mix: this model is unconditional, so guidance '{request.mix.kind}' has nothing to guide by; use 'none'"
+            )
         return {"cond": None}
     words = {"cond": list(prompts), "null": [request.negative] * len(prompts)}
     unknown = [name for name in names if name not in words]
     if unknown:
-        raise SpecError(f"mix: guidance '{request.mix.kind}' asks for a branch '{unknown[0]}', task '{request.task.kind}' has none")
+        raise SpecError(
+            f"mix: guidance '{request.mix.kind}' asks for a branch '{unknown[0]}', task '{request.task.kind}' has none"
+        )
     return {name: model.text(model.text.tokenize(words[name]).to(model.device)) for name in names}
 
 

@@ -147,7 +147,8 @@ class Trace:
     @property
     def steps(self) -> list[Moment]:
         """The recorded steps, in order."""
-        return [Moment(int(k), *self.about["levels"][int(k)], ms) for k, ms in sorted(self.about["milliseconds"].items(), key=lambda i: int(i[0]))]
+        levels, spent = self.about["levels"], {int(k): float(ms) for k, ms in self.about["milliseconds"].items()}
+        return [Moment(k, levels[k][0], levels[k][1], levels[k][2], spent[k]) for k in sorted(spent)]
 
     @property
     def branches(self) -> list[str]:
@@ -182,7 +183,11 @@ class Trace:
 
     def _get(self, name: str) -> Tensor:
         if name not in self._names:
-            raise SpecError(f"the trace does not hold '{name}' (steps {self.steps[0].k}..{self.steps[-1].k})" if self.steps else f"the trace does not hold '{name}'")
+            raise SpecError(
+                f"the trace does not hold '{name}' (steps {self.steps[0].k}..{self.steps[-1].k})"
+                if self.steps
+                else f"the trace does not hold '{name}'"
+            )
         if isinstance(self._tensors, dict):
             return self._tensors[name]
         with safe_open(self._tensors, framework="pt", device="cpu") as file:

@@ -42,7 +42,9 @@ def test_cfg_is_the_same_in_the_noise() -> None:
     alpha, sigma, _ = level.floats
     guided = build({"kind": "cfg", "scale": 2.0}, "mix")(two)(X, level).x0
     eps = {name: (X - alpha * x0) / sigma for name, x0 in two.x0.items()}
-    torch.testing.assert_close((X - alpha * guided) / sigma, eps["null"] + 2 * (eps["cond"] - eps["null"]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        (X - alpha * guided) / sigma, eps["null"] + 2 * (eps["cond"] - eps["null"]), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_scale_one_and_none_are_the_condition_alone_in_one_pass() -> None:

@@ -20,7 +20,9 @@ FORMULAS = {
     "exponential": lambda T: B0 * (B1 / B0) ** (np.arange(T) / (T - 1)),
     "constant": lambda T: np.full(T, B1),
     "cosine-betas": lambda T: np.clip(
-        1 - np.cos(((np.arange(T) + 1) / T + 0.008) / 1.008 * np.pi / 2) ** 2 / np.cos((np.arange(T) / T + 0.008) / 1.008 * np.pi / 2) ** 2,
+        1
+        - np.cos(((np.arange(T) + 1) / T + 0.008) / 1.008 * np.pi / 2) ** 2
+        / np.cos((np.arange(T) / T + 0.008) / 1.008 * np.pi / 2) ** 2,
         0,
         0.999,
     ),
@@ -49,7 +51,10 @@ def test_table_equals_its_formula(kind: str, T: int) -> None:
 @pytest.mark.parametrize("kind", TABLES)
 def test_zero_terminal_snr(kind: str) -> None:
     """Lin et al. 2023, algorithm 1: the first entry is kept, the last is exactly nothing but noise."""
-    plain, zero = build({"kind": kind, "T": 100}, "process"), build({"kind": kind, "T": 100, "zero_terminal_snr": True}, "process")
+    plain, zero = (
+        build({"kind": kind, "T": 100}, "process"),
+        build({"kind": kind, "T": 100, "zero_terminal_snr": True}, "process"),
+    )
     root = np.sqrt(plain.alphas_cumprod().numpy())
     expected = (root - root[-1]) * root[0] / (root[0] - root[-1])
     level = zero.at((torch.arange(100, dtype=torch.float64) + 1) / 100)
@@ -74,7 +79,9 @@ def test_between_entries(kind: str, zero: bool) -> None:
     process = build({"kind": kind, "T": 10, "zero_terminal_snr": zero}, "process")
     t = (torch.tensor([3.0, 3.25, 3.5, 4.0], dtype=torch.float64) + 1) / 10
     logsnr = process.logsnr(t)
-    np.testing.assert_allclose(logsnr[1:3].numpy(), (logsnr[0] + (logsnr[3] - logsnr[0]) * torch.tensor([0.25, 0.5]).double()).numpy(), rtol=1e-12)
+    np.testing.assert_allclose(
+        logsnr[1:3].numpy(), (logsnr[0] + (logsnr[3] - logsnr[0]) * torch.tensor([0.25, 0.5]).double()).numpy(), rtol=1e-12
+    )
     below = process.at(torch.tensor([0.0, 0.025, 0.05, 0.1], dtype=torch.float64)).ratio
     np.testing.assert_allclose(below.numpy(), float(below[-1]) * np.array([0, 0.25, 0.5, 1]), rtol=1e-12)
 
@@ -125,8 +132,12 @@ def test_slope_is_the_derivative(kind: str) -> None:
     process = build(kind, "process")
     t, h = torch.tensor([0.1234, 0.5006, 0.87654], dtype=torch.float64), 1e-7
     da, ds = process.slope(process.at(t))
-    np.testing.assert_allclose(da.numpy(), ((process.alpha(t + h) - process.alpha(t - h)) / (2 * h)).numpy(), rtol=2e-5, atol=1e-6)
-    np.testing.assert_allclose(ds.numpy(), ((process.sigma(t + h) - process.sigma(t - h)) / (2 * h)).numpy(), rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        da.numpy(), ((process.alpha(t + h) - process.alpha(t - h)) / (2 * h)).numpy(), rtol=2e-5, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        ds.numpy(), ((process.sigma(t + h) - process.sigma(t - h)) / (2 * h)).numpy(), rtol=2e-5, atol=1e-6
+    )
 
 
 def test_slope_at_an_entry_is_not_lost() -> None:

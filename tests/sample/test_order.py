@@ -7,17 +7,19 @@ from functools import lru_cache
 
 import pytest
 import torch
-
 from torch import Tensor
 
 from safelight.process import Level, Process
 from safelight.sample import Sampler, trajectory
 from safelight.spec import build, kinds
-from tests.oracle import final, Mixture
+from tests.oracle import Mixture, final
 
 STEPS = (80, 160, 320)
 PROCESSES = ("linear", "cosine", "edm", "flow")
-DETERMINISTIC = [kind for kind, cls in kinds("sampler").items() if not cls().stochastic] + ["dpm++2m-sde:eta=0", "euler-ancestral:eta=0"]
+DETERMINISTIC = [kind for kind, cls in kinds("sampler").items() if not cls().stochastic] + [
+    "dpm++2m-sde:eta=0",
+    "euler-ancestral:eta=0",
+]
 
 
 def sampler_of(name: str) -> Sampler:

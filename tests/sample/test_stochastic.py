@@ -8,7 +8,7 @@ import torch
 from safelight.noise import Noise
 from safelight.sample import trajectory
 from safelight.spec import build
-from tests.oracle import final, Mixture, sliced_wasserstein
+from tests.oracle import Mixture, final, sliced_wasserstein
 
 N, SETS = 2048, 20
 SAMPLERS = [
@@ -40,7 +40,13 @@ def check(spec: dict[str, object], process_kind: str, mixture: Mixture, steps: i
 
 @pytest.mark.parametrize("spec", SAMPLERS, ids=str)
 def test_distribution(spec: dict[str, object]) -> None:
-    check(spec, "edm" if "churn" in spec else "linear", Mixture.ring(), 400 if spec["kind"] in ("dpm++2m-sde", "heun") else 1000, N)
+    check(
+        spec,
+        "edm" if "churn" in spec else "linear",
+        Mixture.ring(),
+        400 if spec["kind"] in ("dpm++2m-sde", "heun") else 1000,
+        N,
+    )
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from safelight.noise import Noise
 from safelight.process import Level
 from safelight.sample import trajectory
 from safelight.spec import SpecError, build, kinds
-from tests.oracle import final, Mixture
+from tests.oracle import Mixture, final
 
 T = 60
 PROCESSES = [
@@ -107,12 +107,14 @@ def test_samplers_do_not_touch_their_inputs() -> None:
 
 def test_half_precision_is_widened() -> None:
     process = build("cosine", "process")
-    last = final(trajectory(
-        lambda x, level: Estimate(torch.zeros_like(x)),
-        torch.randn(2, 2, dtype=torch.bfloat16),
-        process.at(build("uniform", "grid")(process, 3)),
-        build("ddim", "sampler"),
-    ))
+    last = final(
+        trajectory(
+            lambda x, level: Estimate(torch.zeros_like(x)),
+            torch.randn(2, 2, dtype=torch.bfloat16),
+            process.at(build("uniform", "grid")(process, 3)),
+            build("ddim", "sampler"),
+        )
+    )
     assert last.x.dtype == torch.float32
 
 
@@ -126,4 +128,12 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(SpecError, match="at least two levels"):
         list(trajectory(oracle, x, [process.at(1.0)], build("ddim", "sampler")))
     with pytest.raises(SpecError, match="needs a network that predicts the fraction"):
-        list(trajectory(oracle, x, process.at(torch.tensor([1.0, 0.5])), build({"kind": "ddpm", "variance": "learned"}, "sampler"), Noise(0)))
+        list(
+            trajectory(
+                oracle,
+                x,
+                process.at(torch.tensor([1.0, 0.5])),
+                build({"kind": "ddpm", "variance": "learned"}, "sampler"),
+                Noise(0),
+            )
+        )

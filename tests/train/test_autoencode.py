@@ -126,11 +126,11 @@ def test_two_players_take_turns():
 
 
 def test_a_trained_critic_tells_pictures_from_their_blurs():
-    torch.manual_seed(0)
     made, data = model(), pictures(64)
-    objective = Autoencode(adversarial=0.05, critic=(8, 16), warmup=0)
-    state = begin(made, plan(steps=60), objective)
-    list(train(made, data, plan(steps=60), state, objective=objective))
+    objective = Autoencode(adversarial=1e-6, critic=(8, 16), warmup=0)  # nobody tries to deceive it
+    brisk = plan(steps=100)
+    state = begin(made, brisk, objective)
+    list(train(made, data, brisk, state, objective=objective))
     judge, x = state.players[1].loss.critic, units(pictures(32, seed=5))
     with torch.no_grad():
         true, false = (judge(y).flatten(1).mean(1) for y in (x, made.codec.decode(made.codec.encode(x))))

@@ -344,3 +344,25 @@ def test_noise_is_not_called_memorising() -> None:
     assert memorising(made((1, 1), (0.8, 0.8), (0.9, 0.9), (0.9, 0.9))) is None  # both got worse: something else
     found = memorising(made((1, 1), (0.8, 0.8), (0.9, 0.7), (0.95, 0.6)))
     assert found is not None and found.step == 1
+
+
+def test_channels_last_goes_on_exactly() -> None:
+    """A file keeps values, not layouts: moments read back must lie as their weights do, or a fused optimizer mixes them up."""
+    plan = tiny.plan(steps=6, channels_last=True)
+    whole = tiny.model()
+    list(train(whole, tiny.pictures(), plan))
+
+    first = tiny.model()
+    state = begin(first, plan)
+    for report in train(first, tiny.pictures(), plan, state):
+        if report.step == 3:
+            break
+    kept = {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.tensors().items()}
+    second = tiny.model()
+    second.load_state_dict(
+        {name: value.clone(memory_format=torch.contiguous_format) for name, value in first.state_dict().items()}
+    )
+    again = begin(second, plan)
+    again.load(kept, state.numbers())
+    list(train(second, tiny.pictures(), plan, again))
+    assert tiny.same(tiny.weights(second), tiny.weights(whole))

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
             if recorder:
                 recorder.see(event)
             if isinstance(event, Started):
-                watch.part(event.index)
+                watch.part(event.numbers)
             elif isinstance(event, Stepped):
                 watch.see(event)
                 advance()

@@ -234,7 +234,8 @@ class SpatialTransformer(nn.Module):
 
     def read(self, tokens: Tensor, mask: Tensor | None) -> tuple[Words, ...]:
         """tokens: (B, L, D), mask: (B, L). The keys and values of each block's cross-attention, which no picture changes."""
-        return tuple(block.cross.read(tokens, mask) for block in self.blocks if block.cross is not None)
+        crosses = (block.cross for block in self.blocks)
+        return tuple(cross.read(tokens, mask) for cross in crosses if isinstance(cross, CrossAttention))
 
     def forward(self, x: Tensor, words: tuple[Words, ...] = ()) -> Tensor:
         """x: (B, C, *space). words: from `read`, one a block. Returns the same shape as x."""

@@ -298,8 +298,10 @@ class Nearest(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, *space). Returns (B, C_out, *space * 2)."""
-        dims, w = x.ndim - 2, self.conv.weight  # (C_out, C, 3, ...)
+        dims = x.ndim - 2
+        w: Tensor = self.conv.weight  # type: ignore[assignment]  # (C_out, C, 3, ...)
+        bias: Tensor = self.conv.bias  # type: ignore[assignment]
         for _ in range(dims):
             k0, k1, k2 = w.unbind(2)  # 3 x (C_out, C, the other dimensions)
             w = torch.stack((k2, k1 + k2, k0 + k1, k0), dim=-1)  # (C_out, C, 3.., 4..): a dimension is folded and goes last
-        return _TRANSPOSED[dims](x, w.transpose(0, 1), self.conv.bias, stride=2, padding=1)  # (B, C_out, *space * 2)
+        return _TRANSPOSED[dims](x, w.transpose(0, 1), bias, stride=2, padding=1)  # (B, C_out, *space * 2)

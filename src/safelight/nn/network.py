@@ -50,6 +50,7 @@ class Network(nn.Module):
         """The same function of (x, noise) with everything that is constant over a run computed once.
 
         noises: the values that `noise` will take in the run, so that their embeddings can be tabulated; other values are
-        accepted too. A result is the same as that of `forward`. The default binds nothing but the conditioning.
+        accepted too. The bound function takes noise of shape (B,), or (1,) for a level that all pictures share, on any device.
+        A result is the same as that of `forward`. The default binds nothing but the conditioning.
         """
-        return lambda x, noise: self(x, noise, cond)
+        return lambda x, noise: self(x, noise.to(x.device).expand(len(x)), cond)

@@ -73,6 +73,8 @@ class Level(_Level):
         Raises SpecError when the level knows no process (build levels with `process.at`).
         """
         if self.process is None:
-            raise SpecError("a level between two others was asked for, but the levels know no process: make them with process.at(t)")
+            raise SpecError(
+                "a level between two others was asked for, but the levels know no process: make them with process.at(t)"
+            )
         logsnr = -2 * math.log(ratio) if ratio > 0 else math.inf
         return self.process.at(self.process.time(torch.tensor(logsnr, dtype=torch.float64)))

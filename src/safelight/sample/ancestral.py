@@ -110,7 +110,9 @@ class DDPM(Sampler, kind="ddpm"):
             if self.variance != "learned":
                 out.add_(draw, alpha=small if self.variance == "small" else large)
             elif estimate.fraction is None:
-                raise SpecError("sampler 'ddpm' with variance 'learned' needs a network that predicts the fraction; use 'small' or 'large'")
+                raise SpecError(
+                    "sampler 'ddpm' with variance 'learned' needs a network that predicts the fraction; use 'small' or 'large'"
+                )
             else:
                 out.addcmul_(draw, small * (large / small) ** estimate.fraction)
         return out, state, estimate

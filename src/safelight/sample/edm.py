@@ -42,7 +42,13 @@ class _Churned(Sampler):
         """x and level after s is raised to s (1 + gamma): z + sqrt(s_hat^2 - s^2) churn_scale n."""
         gamma = state.get("gamma", 0.0)
         alpha, _, s = now.floats
-        if not gamma or to.floats[1] == 0 or s < self.churn_min or s > (math.inf if self.churn_max is None else self.churn_max) or math.isinf(s):
+        if (
+            not gamma
+            or to.floats[1] == 0
+            or s < self.churn_min
+            or s > (math.inf if self.churn_max is None else self.churn_max)
+            or math.isinf(s)
+        ):
             return x, now
         high = now.moved(s * (1 + float(gamma)))
         alpha_high, _, s_high = high.floats

@@ -14,6 +14,11 @@ from safelight.spec import Spec
 class TextSpec(Spec, family="text"):
     """The architecture of a text encoder, with its vocabulary."""
 
+    @property
+    def gives(self) -> tuple[int, int]:
+        """The widths of Cond.tokens and of Cond.vector that the encoder makes, 0 for what it does not make."""
+        raise NotImplementedError(type(self).__name__)
+
     def build(self) -> TextEncoder:
         """An encoder of this architecture with fresh weights."""
         raise NotImplementedError(type(self).__name__)

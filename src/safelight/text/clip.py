@@ -44,6 +44,10 @@ class CLIPTextSpec(TextSpec, kind="clip"):
             raise ValueError(f"skipping {self.skip} of {self.layers} layers leaves none")
         return self
 
+    @property
+    def gives(self) -> tuple[int, int]:
+        return self.width, self.projection or self.width
+
     def build(self) -> CLIPText:
         return CLIPText(self)
 

@@ -26,6 +26,10 @@ class LabelSpec(TextSpec, kind="label"):
             raise ValueError('names must be distinct and not "", which is the null label')
         return names
 
+    @property
+    def gives(self) -> tuple[int, int]:
+        return 0, self.width
+
     def build(self) -> Label:
         return Label(self)
 
@@ -44,7 +48,9 @@ class Label(TextEncoder):
         for prompt in prompts:
             if prompt not in self._number:
                 names = self.spec.names
-                raise SpecError(f"prompt: no class '{prompt}'{nearest(prompt, names)} (classes: {', '.join(names)}; '' for any)")
+                raise SpecError(
+                    f"prompt: no class '{prompt}'{nearest(prompt, names)} (classes: {', '.join(names)}; '' for any)"
+                )
         return torch.tensor([[self._number[prompt]] for prompt in prompts], dtype=torch.int64)
 
     def forward(self, tokens: Tensor) -> Cond:

@@ -128,6 +128,7 @@ def train(
             raise SpecError(f"plan.checkpointing: {type(part).__name__} has no blocks to checkpoint; leave it false")
         if plan.compile:
             part.compile()
+    state.align()  # a resumed state has moments already, and the layout may just have changed
     model.train()
 
     text = words(model, data, device)

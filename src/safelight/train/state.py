@@ -86,6 +86,19 @@ class TrainState:
             "history": [list(judged) for judged in self.history],
         }
 
+    def align(self) -> None:
+        """Lay the optimizers' moments out in memory as their parameters are.
+
+        A fused optimizer walks both by address and not by index: moments read back in another layout than the parameter's (a
+        channels-last network's from a file) would be paired with the wrong weights, in silence.
+        """
+        for player, optimizer in zip(self.players, self.optimizers, strict=True):
+            for _, parameter in player.parameters:
+                slots = optimizer.state.get(parameter, {})
+                for slot, value in slots.items():
+                    if value.shape == parameter.shape and value.stride() != parameter.stride():
+                        slots[slot] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
     def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Put back what `tensors` and `numbers` gave, bit for bit."""
         self.guard.scale.copy_(tensors["guard/scale"])
