@@ -14,6 +14,7 @@ from safelight.spec import SpecError, kinds
 from safelight.task import Request
 from safelight.trace import Recorder, Trace
 from tests import small
+from tests.train import tiny
 
 SAMPLERS: list[dict[str, object]] = [{"kind": kind} for kind in kinds("sampler") if kind != "ddpm"] + [
     {"kind": "ddpm"},
@@ -161,3 +162,50 @@ def test_non_finite_pictures_are_never_given_out() -> None:
         next(p for n, p in model.named_parameters() if "denoiser" in n).fill_(float("nan"))
     with pytest.raises(SpecError, match="picture 0 came out non-finite"):
         list(generate(model, request()))
+
+
+def test_a_fork_of_a_fork_goes_on_exactly(tmp_path: Path) -> None:
+    """A recorded fork knows the solver's memory that it began with."""
+    model, asked = small.model(), request(sampler="dpm++2m")
+
+    def record(**rest: object) -> Trace:
+        recorder = Recorder()
+        for event in generate(model, asked, **rest):  # type: ignore[arg-type]
+            recorder.see(event)
+        recorder.save(tmp_path / "run.trace")
+        return Trace.open(tmp_path / "run.trace")
+
+    whole = record()
+    fork = record(recorded=whole, first=3)
+    again = record(recorded=fork, first=3)
+    assert torch.equal(fork.pictures, whole.pictures) and torch.equal(again.pictures, whole.pictures)
+
+
+def test_pictures_of_a_recorded_run_go_by_their_numbers() -> None:
+    model, recorder = small.model(), Recorder()
+    for event in generate(model, request(prompt="bag", count=4, index=2)):
+        recorder.see(event)
+    trace = recorder.trace()
+    for event in generate(model, request(prompt="bag", count=1, index=4), recorded=trace, first=2):
+        if isinstance(event, Started):
+            assert event.numbers == (4,) and torch.equal(event.x, trace.x(2)[2:3])
+        if isinstance(event, Finished):
+            assert float((event.pictures - trace.pictures[2:3]).abs().max()) < 1 / 255
+    for fields in ({"count": 5, "index": 2}, {"count": 1, "index": 1}):
+        with pytest.raises(SpecError, match=r"the recorded run holds pictures 2\.\.5, not"):
+            list(generate(model, request(prompt="bag", **fields), recorded=trace, first=2))
+
+
+def test_dropout_never_samples() -> None:
+    """A model in training is sampled as it is in evaluation, and is in training again at every yield."""
+    model = tiny.model(network=tiny.network(0.5))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    asked = Request(prompt=("a",), steps=3)
+    still = pictures(model.eval(), asked)
+    modes = []
+    for event in generate(model.train(), asked):
+        modes.append(all(module.training for module in model.modules()))
+        if isinstance(event, Finished):
+            assert torch.equal(event.pictures, still)
+    assert all(modes)

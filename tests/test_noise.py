@@ -80,3 +80,12 @@ def test_bad_input() -> None:
         Noise(0, 2).normal("start", None, None, LIKE)
     with pytest.raises(SpecError, match="an image's index"):
         Noise(0, [-1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_uniforms_never_round_to_an_end(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """0 < u < 1 in every dtype: what takes a logarithm of it must not meet an infinity."""
+    ends = np.array([[0, 2**32 - 1]], dtype=np.uint32)
+    monkeypatch.setattr(Noise, "words", lambda *_: ends)
+    u = Noise(0).uniform("test", None, None, torch.empty(1, 2, dtype=dtype))
+    assert 0 < float(u[0, 0]) < 1e-4 and 0.99 < float(u[0, 1]) < 1

@@ -120,3 +120,25 @@ def test_a_kind_is_registered_once() -> None:
 
         class Homeless(Spec, kind="x"):
             """No family."""
+
+
+@pytest.mark.parametrize(
+    ("spec", "family", "line"),
+    [
+        ({"kind": ["ddim"]}, "sampler", r"^sampler: no sampler '\['ddim'\]'"),
+        ({"kind": ["ddim"]}, None, r"^no kind '\['ddim'\]' in any family"),
+        ({"family": "process", "kind": "cosine"}, "schedule", r"^schedule: family is 'process', but only 'schedule' can stand here$"),
+    ],
+)
+def test_a_kind_is_one_name_of_its_family(spec: object, family: str | None, line: str) -> None:
+    with pytest.raises(SpecError, match=line):
+        parse(spec, family)  # type: ignore[arg-type]
+
+
+def test_a_field_of_one_kind_takes_no_other() -> None:
+    """A part that is not what it says it is must not be built as something else."""
+    from safelight.sample.ancestral import DDIM
+
+    assert DDIM.model_validate({"kind": "ddim", "eta": 1}) == DDIM(eta=1)
+    with pytest.raises(ValueError, match="kind is 'euler', but only 'ddim' can stand here"):
+        DDIM.model_validate({"kind": "euler"})

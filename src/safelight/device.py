@@ -120,6 +120,15 @@ def forked(device: torch.device) -> AbstractContextManager[None]:
     return torch.random.fork_rng(devices=[])
 
 
+def seed(device: torch.device, number: int) -> None:
+    """Seed torch's global generators of the CPU and of `device`, and no other's: those `forked` puts back."""
+    torch.default_generator.manual_seed(number)
+    if device.type == _CUDA:
+        torch.cuda.default_generators[device.index or 0].manual_seed(number)
+    elif device.type == "mps":
+        torch.mps.manual_seed(number)
+
+
 def memory(device: torch.device) -> Memory:
     """What this process takes on `device`: the allocator's count on an accelerator, resident memory on the CPU."""
     if device.type == _CUDA:

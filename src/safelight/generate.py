@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from safelight.denoise import branches
 from safelight.model import Model
@@ -21,7 +22,7 @@ from safelight.task import Request, Resolved, Start
 class Started(NamedTuple):
     """A part of the run begins: pictures `numbers` (their noise indices) of stage `stage`, n steps over `levels`, from x.
 
-    part, parts: which micro-batch this is of how many.
+    part, parts: which micro-batch this is of how many. state: the solver's memory, of a run that is gone on with; else None.
     """
 
     request: Resolved
@@ -33,6 +34,7 @@ class Started(NamedTuple):
     levels: tuple[Level, ...]
     x: Tensor
     first: int
+    state: State | None = None
 
 
 class Stepped(NamedTuple):
@@ -81,8 +83,10 @@ def generate(model: Model, request: Request, *, recorded: Recording | None = Non
 
     recorded, first: go on with a recorded run from its step `first` instead of beginning anew; the request may ask for another
     prompt, guidance or sampler from there on (a fork), or be the recorded one (then the result is the recorded result, bit for bit).
+    Pictures go by their numbers: a fork may ask for some of the recorded ones alone, by `index` and `count`.
     Yields Started, Stepped (one a step) and Finished for every micro-batch. Model weights are not changed; no global random state
-    is used. Raises SpecError for requests the model cannot follow, and when a picture comes out non-finite.
+    is used, as the model is in evaluation mode while it works, whatever its mode between the steps. Raises SpecError for requests
+    the model cannot follow, for pictures that the recorded run does not hold, and when a picture comes out non-finite.
     """
     asked = request.resolve(model)
     prompts = asked.pictures
@@ -93,30 +97,34 @@ def generate(model: Model, request: Request, *, recorded: Recording | None = Non
         mine = tuple(prompts[rows])
         index = tuple(range(asked.index + rows.start, asked.index + rows.stop))
         noise = Noise(asked.seed, index)
-        with torch.inference_mode():
+        with _at_rest(model):
             stages = asked.task.stages(model, asked, mine, noise)
             start = next(stages)
         stage = 0
         while True:
             state: State | None = None
             if recorded is not None:
-                start = start._replace(
-                    x=recorded.x(first)[rows].to(start.x.device, start.x.dtype), levels=_levels(model, recorded)
-                )
+                x, held = recorded.x(first), recorded.request.index
+                there = slice(index[0] - held, index[-1] + 1 - held)
+                if there.start < 0 or there.stop > len(x):
+                    raise SpecError(
+                        f"the recorded run holds pictures {held}..{held + len(x) - 1}, not {index[0]}..{index[-1]}: set index and count"
+                    )
+                start = start._replace(x=x[there].to(start.x.device, start.x.dtype), levels=_levels(model, recorded))
                 if recorded.request.sampler == asked.sampler:
-                    state = _rows(recorded.state(first), rows, start.x)
-            yield Started(asked, part, parts, stage, index, mine, tuple(start.levels), start.x, first)
+                    state = _rows(recorded.state(first), there, start.x)
+            yield Started(asked, part, parts, stage, index, mine, tuple(start.levels), start.x, first, state)
             x = start.x
             for event in _steps(start, asked, noise, state, first, part, parts, stage):
                 x = event.step.x
                 yield event
             try:
-                with torch.inference_mode():
+                with _at_rest(model):
                     start = stages.send(x)
             except StopIteration:
                 break
             stage += 1
-        with torch.inference_mode():
+        with _at_rest(model):
             pictures = model.codec.decode(x).float()
         bad = (~torch.isfinite(pictures.flatten(1)).all(1)).nonzero().flatten().tolist()
         if bad:
@@ -136,11 +144,25 @@ def _steps(
     while True:
         began = time.perf_counter()
         # Entered anew for every step: a generator must not hold a mode over its yields.
-        with torch.inference_mode():
+        with _at_rest(start.denoiser):
             step = next(run, None)
         if step is None:
             return
         yield Stepped(part, parts, stage, step, (time.perf_counter() - began) * 1000)
+
+
+@contextlib.contextmanager
+def _at_rest(model: nn.Module) -> Iterator[None]:
+    """Inference mode, and evaluation mode for a model that is in training: dropout would draw from the global generators."""
+    training = [module for module in model.modules() if module.training] if model.training else []
+    for module in training:
+        module.training = False
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _levels(model: Model, recorded: Recording) -> list[Level]:

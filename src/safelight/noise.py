@@ -80,7 +80,8 @@ class Noise:
         """Uniform draws in (0, 1), of the shape, device and dtype of `like` (B, ...): (word + 1/2) / 2^32."""
         count = like[0].numel() if len(like) else 0
         u = (self.words(purpose, now, to, count, len(like)) + 0.5) / 2.0**32
-        return torch.from_numpy(u).reshape(like.shape).to(like.device, like.dtype)
+        kind = torch.finfo(like.dtype)  # rounded to fewer digits the ends would be 0 and 1 themselves
+        return torch.from_numpy(u).reshape(like.shape).to(like.device, like.dtype).clamp_(kind.tiny, 1 - kind.eps / 2)
 
     def normal(self, purpose: str, now: Level | None, to: Level | None, like: Tensor) -> Tensor:
         """Standard normal draws of the shape, device and dtype of `like` (B, ...), by Box and Muller 1958 from pairs of words.

@@ -103,7 +103,15 @@ class Spec(BaseModel):
     def _names(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        data = {k: v for k, v in data.items() if k not in ("kind", "family")}
+        own = {name: value for name, value in (("kind", cls.kind), ("family", cls.family)) if value}
+        for name, value in own.items():
+            if data.get(name, value) != value:
+                raise PydanticCustomError(
+                    "wrong_kind",
+                    "{name} is '{given}', but only '{own}' can stand here",
+                    {"name": name, "given": str(data[name]), "own": value},
+                )
+        data = {k: v for k, v in data.items() if k not in own}
         for name in data:
             if name not in cls.model_fields:
                 known = ", ".join(cls.model_fields) or "none"
@@ -165,7 +173,7 @@ def _resolve(family: str, value: Any) -> Spec:
         raise PydanticCustomError(
             "kind_missing", "a {family} needs a 'kind' (one of: {known})", {"family": family, "known": ", ".join(known)}
         )
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         raise PydanticCustomError(
             "unknown_kind",
             "no {family} '{kind}'{near} (kinds: {known})",
@@ -182,7 +190,7 @@ def one_line(error: Exception, where: str = "") -> str:
     first = errors[0]
     path = ".".join(str(p) for p in ([where] if where else []) + list(first["loc"]))
     text = first["msg"].removeprefix("Value error, ")
-    if first["type"] not in ("unknown_field", "unknown_kind", "kind_missing", "spec_type") and "input" in first:
+    if first["type"] not in ("unknown_field", "unknown_kind", "kind_missing", "spec_type", "wrong_kind") and "input" in first:
         given = repr(first["input"])
         text += f" (given: {given if len(given) <= 60 else given[:57] + '...'})"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
@@ -206,7 +214,7 @@ def parse(spec: Spec | Mapping[str, Any] | str, family: str | None = None) -> Sp
     family = family or value.get("family")
     if family is None:
         kind = value.get("kind")
-        homes = [f for f in families() if kind in kinds(f)]
+        homes = [f for f in families() if isinstance(kind, str) and kind in kinds(f)]
         if len(homes) != 1:
             every = [k for f in families() for k in kinds(f)]
             if not homes:

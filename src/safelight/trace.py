@@ -59,6 +59,7 @@ class Recorder:
                 raise SpecError("a trace holds one stage; give each stage of this run its own Recorder")
             self.request, self._levels = event.request, event.levels
             self._put(f"x/{event.first}", event.x)
+            self._remember(event.state or {}, event.first)
         elif isinstance(event, Stepped):
             step = event.step
             self._ms[step.i] = self._ms.get(step.i, 0.0) + event.milliseconds
@@ -67,15 +68,18 @@ class Recorder:
             if self.branches:
                 for name, x0 in step.estimate.parts.items():
                     self._put(f"part/{name}/{step.i}", x0)
-            if self.exact:
-                for name, value in step.state.items():
-                    if isinstance(value, Tensor):
-                        self._put(f"state/{name}/{step.i + 1}", value)
-                    else:
-                        self._floats.setdefault(step.i + 1, {})[name] = float(value)
+            self._remember(step.state, step.i + 1)
         elif isinstance(event, Finished):
             self._prompts += event.prompts
             self._put("pictures", event.pictures)
+
+    def _remember(self, state: State, k: int) -> None:
+        """Keep the solver's memory before step k."""
+        for name, value in state.items() if self.exact else ():
+            if isinstance(value, Tensor):
+                self._put(f"state/{name}/{k}", value)
+            else:
+                self._floats.setdefault(k, {})[name] = float(value)
 
     def _put(self, name: str, value: Tensor) -> None:
         wide = self.exact or name == "pictures"
@@ -176,10 +180,11 @@ class Trace:
         """The solver's memory before step k. Raises SpecError for a trace of previews only."""
         if not self.about["exact"]:
             raise SpecError("this trace holds previews only; record it with exact=True to go on from a step")
-        if k == min((m.k for m in self.steps), default=0):
-            return self.request.sampler.start(len(self.levels) - 1) if self.request.sampler else {}
         tensors = {n.split("/")[1]: self._get(n) for n in self._names if n.startswith("state/") and n.endswith(f"/{k}")}
-        return {**tensors, **self.about["state"].get(str(k), {})}
+        found = {**tensors, **self.about["state"].get(str(k), {})}
+        if not found and k == min((m.k for m in self.steps), default=0):  # begun here, by a solver with no memory yet
+            return self.request.sampler.start(len(self.levels) - 1) if self.request.sampler else {}
+        return found
 
     def _get(self, name: str) -> Tensor:
         if name not in self._names:

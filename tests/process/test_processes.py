@@ -176,3 +176,10 @@ def test_bad_input() -> None:
         build({"kind": "linear", "beta_start": 0.5}, "process")
     with pytest.raises(SpecError, match="sigma_min .* must be below sigma_max"):
         build({"kind": "ve", "sigma_min": 60.0}, "process")
+
+
+def test_a_table_that_runs_out_of_numbers_is_refused() -> None:
+    """Where float64 cannot tell entries apart, rescaling to a zero terminal SNR would give NaN."""
+    process = build({"kind": "linear", "T": 4000, "beta_end": 0.9, "zero_terminal_snr": True}, "process")
+    with pytest.raises(SpecError, match="nothing of the picture is left well before the last of T = 4000"):
+        process.at(0.5)

@@ -137,3 +137,18 @@ def test_bad_input_is_named() -> None:
                 Noise(0),
             )
         )
+
+
+@pytest.mark.parametrize("eta", [0.3, 1.0])
+def test_euler_ancestral_is_the_published_step(eta: float) -> None:
+    """Crowson's form in z = x / alpha: Euler to s_down, then noise up to s', on a process where alpha moves too."""
+    process, g = build("cosine", "process"), torch.Generator().manual_seed(3)
+    now, to = process.at(0.7), process.at(0.4)
+    x, x0 = torch.randn(5, 2, dtype=torch.float64, generator=g), torch.randn(5, 2, dtype=torch.float64, generator=g)
+    (alpha, _, s), (alpha_to, _, s_to) = now.floats, to.floats
+    up = eta * (s_to**2 * (s**2 - s_to**2) / s**2) ** 0.5
+    down = (s_to**2 - up**2) ** 0.5
+    z = x / alpha
+    z = z + (down - s) * (z - x0) / s + up * Noise(0).normal("step", now, to, x)
+    found, _, _ = build({"kind": "euler-ancestral", "eta": eta}, "sampler").step(lambda x, level: Estimate(x0), x, now, to, {}, Noise(0))
+    torch.testing.assert_close(found, alpha_to * z, rtol=1e-12, atol=1e-12)

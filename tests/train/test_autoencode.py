@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from safelight.codec.kl import KLSpec
@@ -15,7 +16,7 @@ from safelight.data import Pictures, load, memory, to_unit
 from safelight.spec import SpecError, build, describe
 from safelight.text.clip import CLIPTextSpec
 from safelight.text.joint import JointSpec, save
-from safelight.train import Every, Plan, begin, checkpoint, train
+from safelight.train import Every, Plan, Train, begin, checkpoint, fit, train
 from safelight.train.autoencode import Autoencode, fidelity
 from safelight.train.objective import Batch
 from tests.train import tiny
@@ -25,7 +26,7 @@ VQ = VQSpec(latents=4, widths=(16, 32), codes=32, decay=0.9)
 
 
 def model(codec: Any = KL):
-    network = tiny.network(0.0).model_copy(update={"channels": codec.latents})
+    network = tiny.network(0.0, cond=0).model_copy(update={"channels": codec.latents})
     return tiny.model(codec=codec, channels=3, size=(16, 16), text=None, network=network)
 
 
@@ -211,3 +212,38 @@ def test_the_step_compiles_without_a_break():
     for codec in (made.codec, model(VQ).codec):
         compiled = torch.compile(codec.train(), backend="eager", fullgraph=True)
         compiled(x, eps).x.square().mean().backward()
+
+
+@pytest.mark.parametrize("codec", [KL, VQ], ids=["kl", "vq"])
+def test_a_skipped_step_moves_no_buffer(codec):
+    """A batch that is not finite leaves no trace in the running scale and the codebook either."""
+    made, asked = model(codec), plan(steps=3)
+    calls = 0
+
+    def poison(module: Any, given: Any, found: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return found * torch.nan if calls == 2 else found
+
+    made.codec.encoder.register_forward_hook(poison)
+    buffers = []
+    for report in train(made, pictures(), asked, objective=Autoencode()):
+        buffers.append({name: value.clone() for name, value in made.codec.named_buffers()})
+        assert len(report.broken) == (report.step == 2)
+    assert tiny.same(buffers[0], buffers[1])
+    assert not tiny.same(buffers[1], buffers[2])
+    assert all(bool(torch.isfinite(value).all()) for value in buffers[2].values())
+
+
+def test_a_codec_trains_in_a_folder(tmp_path):
+    """`fit` tries the objective on what the objective sees: pictures for a codec, not latents."""
+    for k in range(20):
+        Image.fromarray(np.random.default_rng(k).integers(0, 256, (16, 16, 3), np.uint8)).save(tmp_path / f"{k:02d}.png")
+    recipe = Train(
+        name="codec",
+        model=model().spec,
+        data={"kind": "folder", "path": str(tmp_path)},
+        objective=Autoencode(),
+        plan=plan(steps=2),
+    )
+    assert [report.step for report in fit(recipe, tmp_path / "run", device="cpu")] == [1, 2]

@@ -9,16 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from safelight.data import DataError, load, memory
+from safelight.data import DataError, Pictures, load, memory
 from safelight.model import Model
 from safelight.spec import SpecError
 from safelight.train import Diverged, Every, Plan, Report, TrainState, begin, checkpoint, train
 from safelight.train.ema import Classic, Power
+from safelight.train.feed import words
 from safelight.train.guard import Guard
-from safelight.train.held import Judged, Jury, memorising
-from safelight.train.objective import Draws, Match
+from safelight.train.held import Judged, Jury, Panel, memorising
+from safelight.train.keys import key, keyed
+from safelight.train.objective import Draws, Match, Objective
 from safelight.train.optim import AdamW, Cosine
 from safelight.train.times import Stratified
 from tests.train import tiny
@@ -254,7 +257,7 @@ def test_bf16_trains_near_fp32() -> None:
 def test_unfit_data_are_refused() -> None:
     colour = load(memory(np.zeros((20, 8, 8, 3), np.uint8)))
     with pytest.raises(SpecError, match="3x8x8.*1x8x8"):
-        next(train(tiny.model(text=None, network=tiny.network()), colour, tiny.plan()))
+        next(train(tiny.model(text=None, network=tiny.network(cond=0)), colour, tiny.plan()))
     with pytest.raises(DataError, match="larger than the data"):
         next(train(tiny.model(), tiny.pictures(20), tiny.plan(batch=16, accumulation=2)))
     stranger = load(memory(np.zeros((20, 8, 8, 1), np.uint8), ["bc"] * 20))
@@ -366,3 +369,61 @@ def test_channels_last_goes_on_exactly() -> None:
     again.load(kept, state.numbers())
     list(train(second, tiny.pictures(), plan, again))
     assert tiny.same(tiny.weights(second), tiny.weights(whole))
+
+
+def test_a_loaded_state_is_its_own() -> None:
+    """Training on does not write into the state that was loaded from."""
+    plan, first = tiny.plan(), tiny.model()
+    state = begin(first, plan)
+    next(train(first, tiny.pictures(), plan, state))
+    before = {name: value.clone() for name, value in state.tensors().items()}
+    second = tiny.model()
+    again = begin(second, plan)
+    again.load(state.tensors(), state.numbers())
+    list(train(second, tiny.pictures(), plan, again))
+    assert tiny.same(before, state.tensors())
+
+
+def test_captions_of_held_out_pictures_are_their_own(tmp_path: Path) -> None:
+    """A file gone bad is replaced, and judged by the caption of what stands in for it."""
+    rng = np.random.default_rng(0)
+    for k, name in enumerate(tiny.NAMES):
+        (tmp_path / name).mkdir()
+        Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(tmp_path / name / f"{k}.png")
+    held = load(tmp_path, channels=1, size=8, memory="never")
+    bad = held.ids.index("a/0")
+    good = held.subset(torch.tensor([(bad + 1) % 3]))
+    (tmp_path / "a" / "0.png").write_bytes(b"rotten")
+    model = tiny.model().eval()
+    model.text.embedding.weight.data.mul_(100)  # captions matter
+
+    def loss(pictures: Pictures, chosen: int) -> float:
+        panel = Panel(pictures, 1, 1, words(model, pictures, model.device), 1)
+        panel.chosen = [chosen]
+        pictures.ids[chosen] = "x"  # so that both draw the same noise
+        return float(panel.losses(model, Match()))
+
+    assert loss(held, bad) == loss(good, 0)
+
+
+def test_an_objective_without_a_held_out_loss_says_so_at_once() -> None:
+    class Mute(Match):
+        def fixed(self, model: Model, u: Tensor, eps: Tensor) -> Draws:
+            return Objective.fixed(self, model, u, eps)
+
+    with pytest.raises(SpecError, match="has no held-out loss"):
+        next(train(tiny.model(), tiny.pictures(), tiny.plan(), objective=Mute(), held_out=tiny.pictures(seed=1)))
+
+
+def test_only_the_generators_that_are_put_back_are_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training on a CPU leaves the generators of an accelerator alone."""
+    touched = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", touched.append)
+    torch.manual_seed(3)
+    expected, before = torch.rand(4), len(touched)
+    state = torch.get_rng_state()
+    with keyed(torch.device("cpu"), 7, "weights"):
+        drawn = torch.rand(4)
+    assert torch.equal(torch.get_rng_state(), state) and len(touched) == before
+    torch.manual_seed(key(7, "weights"))
+    assert torch.equal(torch.rand(4), drawn) and not torch.equal(drawn, expected)

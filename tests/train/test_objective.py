@@ -37,7 +37,7 @@ def _losses(
     weighting: Weighting, parameterization: str, process: str, t: Tensor, x0: Tensor, belief: Tensor, eps: Tensor
 ) -> Tensor:
     """The loss of a model that believes `belief`, in float64."""
-    model = tiny.model(process=process, parameterization=parameterization, text=None, network=tiny.network()).double()
+    model = tiny.model(process=process, parameterization=parameterization, text=None, network=tiny.network(cond=0)).double()
     denoiser = model.denoiser
     denoiser.network = _Believes(belief, denoiser.process, denoiser.parameterization, t)
     draws = Draws(t, eps, torch.zeros(len(t), dtype=torch.bool))
@@ -173,3 +173,13 @@ def test_the_codec_is_frozen_and_the_rest_learns() -> None:
     (player,) = Match().prepare(model)
     assert {name for name, _ in player.parameters} == {name for name, _ in model.named_parameters()}
     assert Match(distance=MSE()).fixed(model, torch.tensor([0.5]), torch.zeros(1, 1, 8, 8)).drop.tolist() == [False]
+
+
+@pytest.mark.parametrize("name", ["eps", "score"])
+def test_a_level_without_a_target_is_refused_before_the_first_step(name: str) -> None:
+    """Not at the step, some hundreds later, that happens to draw the last entry of a zero-terminal-SNR table."""
+    process = {"kind": "linear", "T": 1000, "zero_terminal_snr": True}
+    made = tiny.model(process=process, parameterization=name)
+    with pytest.raises(SpecError, match=f"parameterization '{name}' has no x0 where alpha = 0"):
+        Match(times={"kind": "uniform", "entries": True}).prepare(made)
+    Match().prepare(made)  # between the entries alpha > 0

@@ -364,3 +364,12 @@ def _parsed(recipe: Train, change: dict[str, Any]) -> Any:
         return _changed(recipe, change)
     except ValueError as error:
         raise SpecError(str(error)) from None
+
+
+def test_a_nan_is_not_the_best(tmp_path: Path) -> None:
+    for step, loss in ((1, float("nan")), (2, 0.5), (3, 0.7), (4, 0.9)):
+        home = tmp_path / checkpoint.FOLDER / f"step-{step:08d}"
+        home.mkdir(parents=True)
+        (home / "manifest.json").write_text(json.dumps({"step": step, "held_out": loss, "files": {}}))
+    checkpoint._retire(tmp_path, keep=1)
+    assert [k.step for k in checkpoint.kept(tmp_path)] == [2, 4]

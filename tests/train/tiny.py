@@ -21,7 +21,7 @@ from safelight.train.keys import keyed
 NAMES = ("a", "b", "c")
 
 
-def network(dropout: float = 0.1) -> UNetSpec:
+def network(dropout: float = 0.1, cond: int = 4) -> UNetSpec:
     """About 14,000 weights, with dropout, so that a network's own randomness is in the game."""
     return UNetSpec(
         widths=(8, 16),
@@ -33,7 +33,7 @@ def network(dropout: float = 0.1) -> UNetSpec:
         middle=NoAttention(),
         embedding=SinusoidSpec(width=8),
         time=16,
-        cond=4,
+        cond=cond,
         zero=False,
     )
 

@@ -110,7 +110,13 @@ def _table(process: Table, device: torch.device) -> Tensor:
         root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
         log_abar = 2 * root.log()
     # log(abar / (1 - abar)) without the cancellation of 1 - abar near the data.
-    return (log_abar - torch.log(-torch.expm1(log_abar))).to(device)
+    table = log_abar - torch.log(-torch.expm1(log_abar))
+    if not bool((table[1:] < table[:-1]).all()):
+        raise SpecError(
+            f"process '{process.kind}': nothing of the picture is left well before the last of T = {process.T} entries, in float64: "
+            "use smaller betas or fewer entries"
+        )
+    return table.to(device)
 
 
 class _Ends(Table):

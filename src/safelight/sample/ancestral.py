@@ -24,11 +24,8 @@ def shrink(now: Level, to: Level) -> float:
     return to.floats[2] / now.floats[2]
 
 
-class DDIM(Sampler, kind="ddim"):
-    """std = eta sigma' sqrt(1 - r^2), r = s'/s (Song et al. 2021, DDIM, eq. 16).
-
-    eta = 0: deterministic, order 1 (the exponential Euler step). eta = 1 over all entries of a table: DDPM with its small variance.
-    """
+class _Ancestral(Sampler):
+    """std = eta sigma' sqrt(1 - r^2), r = s'/s."""
 
     eta: float = Field(0.0, ge=0, le=1)
 
@@ -53,33 +50,21 @@ class DDIM(Sampler, kind="ddim"):
         return out, state, estimate
 
 
-class EulerAncestral(Sampler, kind="euler-ancestral"):
-    """Euler to s_down, then noise up to s' (Crowson, k-diffusion, `sample_euler_ancestral`, for any alpha and sigma):
+class DDIM(_Ancestral, kind="ddim"):
+    """std = eta sigma' sqrt(1 - r^2), r = s'/s (Song et al. 2021, DDIM, eq. 16).
+
+    eta = 0: deterministic, order 1 (the exponential Euler step). eta = 1 over all entries of a table: DDPM with its small variance.
+    """
+
+
+class EulerAncestral(_Ancestral, kind="euler-ancestral"):
+    """Euler down to s_down, then noise up to s' (Crowson, k-diffusion, `sample_euler_ancestral`, for any alpha and sigma):
 
     s_up = eta s' sqrt(1 - r^2), s_down = sqrt(s'^2 - s_up^2), z' = z + (s_down - s)(z - x0)/s + s_up n, where z = x / alpha.
+    Written in x that is DDIM's formula term by term (alpha' s_up = std), so the two differ in their name and default eta alone.
     """
 
     eta: float = Field(1.0, ge=0, le=1)
-
-    @property
-    def stochastic(self) -> bool:
-        return self.eta > 0
-
-    def step(
-        self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
-    ) -> tuple[Tensor, State, Estimate]:
-        estimate = denoise(x, now)
-        alpha, sigma, _ = now.floats
-        alpha_to, _, s_to = to.floats
-        fresh = 1 - shrink(now, to) ** 2
-        down = s_to * math.sqrt(max(1 - self.eta**2 * fresh, 0.0))
-        # z_down = x0 + s_down eps, and alpha' z_down in terms of x and x0:
-        keep = alpha_to * down / sigma
-        out = x.mul(keep).add_(estimate.x0, alpha=alpha_to - keep * alpha)
-        up = alpha_to * self.eta * s_to * math.sqrt(fresh)
-        if up:
-            out.add_(self.draw(noise, "step", now, to, x), alpha=up)
-        return out, state, estimate
 
 
 class DDPM(Sampler, kind="ddpm"):

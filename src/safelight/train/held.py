@@ -77,6 +77,7 @@ class Panel:
             rows = self.chosen[first : first + self.batch]
             index = torch.tensor(rows, dtype=torch.int64)
             x0 = seen(model, objective, self.pictures.batch(index), channels_last=False)
+            index = self.pictures.actual(index)  # captions go by the pictures that were really given
             noise = [torch.randn(x0.shape[1:], generator=generator("cpu", "held-out", self.pictures.ids[i])) for i in rows]
             eps = torch.stack(noise).to(device, x0.dtype)
             tokens = None if self.text.tokens is None else self.text.tokens[index.to(device)]
@@ -100,6 +101,8 @@ class Jury:
         count = min(count, held_out.n, training.n)
         buckets = min(buckets, count)
         self.objective = objective
+        like = seen(model, objective, held_out.batch(torch.zeros(1, dtype=torch.int64)), channels_last=False)
+        objective.fixed(model, torch.full((1,), 0.5, dtype=torch.float64), like)  # one that has no such loss says so now
         self.held_out = Panel(held_out, count, buckets, words(model, held_out, model.device), batch)
         self.training = Panel(training, count, buckets, words(model, training, model.device), batch)
         self._trivial: float | None = None

@@ -37,5 +37,5 @@ def keyed(device: torch.device, *parts: str | int) -> Iterator[None]:
     For what draws from them by itself: dropout in a network, initial weights.
     """
     with machine.forked(device):
-        torch.manual_seed(key(*parts))
+        machine.seed(device, key(*parts))
         yield

@@ -128,6 +128,7 @@ def train(
             raise SpecError(f"plan.checkpointing: {type(part).__name__} has no blocks to checkpoint; leave it false")
         if plan.compile:
             part.compile()
+    followed = [buffer for part in objective.parts(model) for buffer in part.buffers()]
     state.align()  # a resumed state has moments already, and the layout may just have changed
     model.train()
 
@@ -141,7 +142,7 @@ def train(
         began = time.perf_counter()
         fed = next(pictures)
         waited += time.perf_counter() - began
-        window.append(_step(model, plan, state, objective, fed, text, precision.dtype, total))
+        window.append(_step(model, plan, state, objective, fed, text, followed, precision.dtype, total))
 
         done = state.step
         log = due(plan.every.log, done, total)
@@ -197,10 +198,14 @@ def _step(
     objective: Objective,
     fed: Fed,
     text: Words,
+    followed: list[Tensor],
     dtype: torch.dtype,
     total: int,
 ) -> _Taken:
-    """One optimizer step, without waiting for the device. The loss is the mean over all of the step's pictures."""
+    """One optimizer step, without waiting for the device. The loss is the mean over all of the step's pictures.
+
+    followed: buffers that a forward pass moves (a codec's running scale, its codebook); a step that is skipped gives them back.
+    """
     device, step = model.device, state.step
     pixels = flipped(fed.pixels, plan.seed, step) if plan.flips else fed.pixels
     x0 = seen(model, objective, pixels, plan.channels_last)  # (N, c, h, w)
@@ -212,6 +217,7 @@ def _step(
         for group in optimizer.param_groups:
             group["lr"] = plan.lr(step, total)
         optimizer.zero_grad(set_to_none=True)
+        before = [buffer.clone() for buffer in followed]
         loss = torch.zeros((), device=device)
         for micro in range(plan.accumulation):
             rows = slice(micro * plan.batch, (micro + 1) * plan.batch)
@@ -222,6 +228,8 @@ def _step(
                 state.guard.backward(part)
             loss += part.detach()
         verdict, norm = state.guard.step(optimizer, [p for _, p in player.parameters], loss, plan.clip)
+        for buffer, old in zip(followed, before, strict=True):
+            buffer.copy_(torch.where(verdict == OK, buffer, old))
         losses.append(loss)
         norms.append(norm)
         verdicts.append(verdict)

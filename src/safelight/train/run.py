@@ -99,7 +99,8 @@ class Run:
             )
         self.state = begin(self.model, plan, objective)
         # Whatever can be wrong with the recipe is found before anything is written.
-        objective.draw(self.model, torch.zeros(1, *self.model.latent_shape(), device=device), plan.seed, 0)
+        blank = torch.zeros(1, recipe.model.channels, *recipe.model.size, device=device)
+        objective.draw(self.model, objective.see(self.model, blank), plan.seed, 0)
         if resume:
             self._take_up()
         else:

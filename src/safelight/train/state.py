@@ -113,7 +113,7 @@ class TrainState:
                 if slots:
                     optimizer.state[parameter] = {
                         # Step counts of unfused optimizers stay on the CPU; moments go where their parameter is.
-                        slot: value.to(parameter.device) if value.ndim or optimizer.defaults.get("fused") else value.clone()
+                        slot: value.to(parameter.device if value.ndim or optimizer.defaults.get("fused") else "cpu", copy=True)
                         for slot, value in slots.items()
                     }
         self.step, self.seen = numbers["step"], numbers["seen"]
