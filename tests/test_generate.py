@@ -168,16 +168,16 @@ def test_a_fork_of_a_fork_goes_on_exactly(tmp_path: Path) -> None:
     """A recorded fork knows the solver's memory that it began with."""
     model, asked = small.model(), request(sampler="dpm++2m")
 
-    def record(**rest: object) -> Trace:
+    def record(name: str, **rest: object) -> Trace:
         recorder = Recorder()
         for event in generate(model, asked, **rest):  # type: ignore[arg-type]
             recorder.see(event)
-        recorder.save(tmp_path / "run.trace")
-        return Trace.open(tmp_path / "run.trace")
+        recorder.save(tmp_path / name)
+        return Trace.open(tmp_path / name)
 
-    whole = record()
-    fork = record(recorded=whole, first=3)
-    again = record(recorded=fork, first=3)
+    whole = record("whole.trace")
+    fork = record("fork.trace", recorded=whole, first=3)
+    again = record("again.trace", recorded=fork, first=3)
     assert torch.equal(fork.pictures, whole.pictures) and torch.equal(again.pictures, whole.pictures)
 
 

@@ -9,6 +9,7 @@ import pickle
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -192,3 +193,21 @@ def test_averages_must_fit() -> None:
 def test_parts_that_do_not_meet(change: dict[str, object], line: str) -> None:
     with pytest.raises(SpecError, match=line):
         build({**describe(small.spec()), **change})
+
+
+def test_a_damaged_header_is_one_line(tmp_path: Path) -> None:
+    """Any byte of the header may be another: the file is refused or read, never a traceback."""
+    save(tmp_path / "whole.safetensors", small.model())
+    whole = (tmp_path / "whole.safetensors").read_bytes()
+    length, random = int.from_bytes(whole[:8], "little"), np.random.default_rng(0)
+    refused = 0
+    for place in random.integers(8, 8 + length, 300):
+        damaged = bytearray(whole)
+        damaged[place] = random.integers(32, 127)
+        (tmp_path / "damaged.safetensors").write_bytes(damaged)
+        try:
+            load(tmp_path / "damaged.safetensors")
+        except SpecError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 100

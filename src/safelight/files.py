@@ -18,7 +18,10 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=f".partial{target.suffix}", dir=target.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=f".partial{target.suffix}", dir=target.parent)
+    except OSError as error:  # says the name that was asked for, not the temporary one
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
     os.close(handle)
     temporary = Path(name)
     try:

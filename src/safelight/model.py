@@ -190,7 +190,10 @@ def raw_header(path: Path) -> dict[str, Any]:
         raise SpecError(f"{path} is not a safetensors file{_looks_like(head)}") from None
     if not isinstance(found, dict):
         raise SpecError(f"{path} is not a safetensors file")
-    end = 8 + length + max((e["data_offsets"][1] for k, e in found.items() if k != "__metadata__"), default=0)
+    try:
+        end = 8 + length + max((int(e["data_offsets"][1]) for k, e in found.items() if k != "__metadata__"), default=0)
+    except (TypeError, KeyError, IndexError, ValueError):
+        raise SpecError(f"{path} is damaged: its header describes a tensor without saying where it lies") from None
     if end > size:
         raise SpecError(f"{path} is cut short: its header promises {end} bytes, it has {size}; copy it again")
     return found
@@ -209,6 +212,13 @@ def peek(source: str | os.PathLike[str]) -> Header:
     """
     path = locate(source)
     found = raw_header(path)
+    try:
+        return _described(path, found)
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        raise SpecError(f"{path} is damaged: its header cannot be read") from None
+
+
+def _described(path: Path, found: dict[str, Any]) -> Header:
     text = found.get("__metadata__", {}).get(_KEY)
     if text is None:
         raise SpecError(f"{path} is a safetensors file, but not a Safelight model: its header has no '{_KEY}' entry")

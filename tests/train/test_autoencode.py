@@ -247,3 +247,12 @@ def test_a_codec_trains_in_a_folder(tmp_path):
         plan=plan(steps=2),
     )
     assert [report.step for report in fit(recipe, tmp_path / "run", device="cpu")] == [1, 2]
+
+
+def test_a_codec_has_no_trivial_network():
+    """The network that always answers 0 says nothing of a codec: it would be the codec's own loss when first judged."""
+    asked = plan(steps=4, every=Every(log=0, held_out=2, save=0))
+    reports = list(train(model(), pictures(), asked, objective=Autoencode(), held_out=pictures(32, seed=3)))
+    judged = [report for report in reports if report.judged is not None]
+    assert len(judged) == 2
+    assert all(r.judged.trivial is None and "val/trivial" not in r.metrics and "val/loss" in r.metrics for r in judged)

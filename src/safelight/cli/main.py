@@ -42,15 +42,16 @@ class Parser(argparse.ArgumentParser):
         choice = re.match(r"argument (\S+): invalid choice: '?([^' ]+)'? \(choose from (.*)\)", message)
         if unknown:
             first = unknown[1].split()[0]
-            message = f"unknown option {first}{_near(first.split('=')[0], self._option_string_actions)}"
+            field = "; a field is changed by --set PATH=VALUE" if "--set" in self._option_string_actions else ""
+            message = f"unknown option {first}{_near(first.split('=')[0], self._option_string_actions, 0.7) or field}"
         elif choice:
             choices = [c.strip(" '") for c in choice[3].split(",")]
             message = f"{choice[1]}: no '{choice[2]}'{_near(choice[2], choices)} (one of: {', '.join(choices)})"
         self.exit(2, f"{self.prog.replace(' ', ': ', 1)}: {message}\n")
 
 
-def _near(name: str, names: object) -> str:
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)  # type: ignore[call-overload]
+def _near(name: str, names: object, cutoff: float = 0.5) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)  # type: ignore[call-overload]
     return f"; did you mean '{close[0]}'?" if close else ""
 
 

@@ -6,6 +6,7 @@
   safelight train mine.yaml --data ~/pictures --device cpu
   safelight train --resume --out runs/small
 
+Recipes: fashion-mnist, fashion-mnist-dit, fashion-mnist-edm, fashion-mnist-tutorial.
 Ctrl-C finishes the step, writes a checkpoint and says how to go on.
 """
 
@@ -52,14 +53,16 @@ def run(args: argparse.Namespace) -> int:
     from safelight.train import fit
 
     recipe, out = resolve(args)
+    if args.tensorboard:
+        _tracking()
+    if args.dry_run:
+        _forecast(recipe, None if args.resume else out, args.device)
+    else:
+        going = fit(recipe, out, resume=args.resume, device=args.device)
     if args.save_config:
         keep(args.save_config, recipe)
         print(f"config   {args.save_config}")
-    if args.dry_run:
-        _forecast(recipe, args.device)
-        return 0
-    board = _board(out) if args.tensorboard else None
-    return _train(fit(recipe, out, resume=args.resume, device=args.device), board)
+    return 0 if args.dry_run else _train(going, _Board(out / "tensorboard") if args.tensorboard else None)
 
 
 def resolve(args: argparse.Namespace) -> tuple[Train, Path]:
@@ -160,7 +163,7 @@ def _describe(going: Run) -> None:
     print(
         f"recipe   {going.recipe.name}: {known['parameters']:,} parameters, {known['steps']:,} steps of {going.recipe.plan.per_step}"
     )
-    print(f"data     {data['pictures']:,} pictures{held}")
+    print(f"data     {data['pictures']:,} pictures of {'x'.join(map(str, going.data.shape))}{held}")
     print(f"device   {machine.title(going.device)}, {known['precision']['effective']}")
     if known["terminal_snr"]:
         alpha = float(going.recipe.model.process.alpha(1.0))
@@ -182,14 +185,13 @@ def sheet(going: Run) -> Path:
     return save(going.out / "samples" / f"step-{going.state.step:08d}.png", picture)
 
 
-def _forecast(recipe: Train, device: str) -> None:
+def _forecast(recipe: Train, out: Path | None, device: str) -> None:
     from safelight import device as machine
-    from safelight.train.loop import check
-    from safelight.train.run import fresh, pictures
+    from safelight.train.run import ready, vacant
 
-    data, held = pictures(recipe, machine.pick("cpu"))
-    model = fresh(recipe)
-    check(model, data)
+    if out is not None:
+        vacant(out)
+    model, _, data, held = ready(recipe, machine.pick("cpu"))
     plan, where = recipe.plan, machine.pick(device)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     # Weights, gradients, two moments, and each average; activations come on top.
@@ -276,12 +278,11 @@ class _Board:
         self.writer.close()
 
 
-def _board(out: Path) -> _Board:
-    """Raises SpecError, naming the extra, when TensorBoard is absent."""
+def _tracking() -> None:
+    """Raise SpecError, naming the extra, when TensorBoard is absent."""
     import importlib.util
 
     from safelight.spec import SpecError
 
     if importlib.util.find_spec("tensorboard") is None:
         raise SpecError("--tensorboard needs the package 'tensorboard', which is optional: pip install 'safelight[track]'")
-    return _Board(out / "tensorboard")

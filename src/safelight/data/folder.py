@@ -26,6 +26,8 @@ METADATA = ("metadata.jsonl", "metadata.csv")
 SIDECARS = (".txt", ".caption")
 # Names of folders that are parts of a data set, not classes of pictures.
 SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval")
+# Pictures all the same: a telephone's, a camera's, a painter's. What nobody tells their owner is lost without a word.
+_UNREAD = (".heic", ".heif", ".jxl", ".jp2", ".svg", ".psd", ".tga", ".exr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw")
 _KOHYA = re.compile(r"^(\d+)_(.+)$")
 # Files that every computer leaves behind; nobody misses them.
 _LITTER = ("thumbs.db", "desktop.ini", "__macosx")
@@ -166,6 +168,8 @@ def _unused(path: Path) -> Skipped:
     )
     if meant and suffix not in (".md", ".pdf"):
         return Skipped(str(path), f"not read as captions; did you mean {meant}?", meant=meant)
+    if suffix in _UNREAD:
+        return Skipped(str(path), f"a picture, but {suffix} is not read here: convert it to .png or .jpg")
     meant = _close(suffix, SUFFIXES, 0.75) if suffix else ""
     if meant:
         return Skipped(str(path), f"no picture suffix is {suffix}; did you mean {meant}?", meant=path.stem + meant)
@@ -187,15 +191,20 @@ def _tables(
     helpers: dict[str, str] = {}
     skipped: list[Skipped] = []
     for table in tables:
+        rows = False
         for line, row in _rows(root / table):
             where = f"{table}:{line}"
             if isinstance(row, str):
                 skipped.append(Skipped(where, row))
                 continue
             name = row.get("file_name")
-            if not isinstance(name, str) or not name:
+            if rows and not (isinstance(name, str) and name):
+                skipped.append(Skipped(where, "a row without 'file_name'"))
+                continue
+            if not isinstance(name, str) or not name:  # the first row: the column has another name
                 hint = nearest("file_name", row)
                 raise DataError(f"{root / table}:{line}: a row needs 'file_name' (columns: {', '.join(map(str, row))}){hint}")
+            rows = True
             picture = _beside(table, name)
             named.add(picture)
             for column, value in row.items():

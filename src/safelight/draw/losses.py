@@ -105,7 +105,7 @@ def losses(path: str | os.PathLike[str], runs: Mapping[str, Rows], *, title: str
             )
         _spread(axes["loss"], [column(r, n)[1] for r in runs.values() for n in ("train/loss", "val/loss")])
         axes["loss"].set_title("loss")
-        axes["loss"].legend(loc="upper right", frameon=True, facecolor="white", edgecolor="none", framealpha=0.9, borderpad=0.6)
+        axes["loss"].legend(loc="best", frameon=True, facecolor="white", edgecolor="none", framealpha=0.9, borderpad=0.6)
         if buckets:
             _levels(axes["level"], first, buckets)
         axes["rate"].set_title("learning rate")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -11,8 +12,13 @@ from torch import Tensor
 from safelight.data import Order, Pictures, flip, to_unit
 from safelight.model import Model
 from safelight.spec import SpecError
+from safelight.text.base import TextSpec
+from safelight.text.label import LabelSpec
 from safelight.train.keys import generator
 from safelight.train.objective import Objective
+
+# More different captions than these are sentences, not classes.
+_CLASSES = 50
 
 
 class Fed(NamedTuple):
@@ -38,9 +44,17 @@ def words(model: Model, pictures: Pictures, device: torch.device) -> Words:
     try:
         table = model.text.tokenize([*distinct, ""])
     except SpecError as error:
-        raise SpecError(f"captions of the data: {error}") from None
+        raise SpecError(f"captions of the data: {error}{_relabel(model.text.spec, distinct)}") from None
     rows = torch.tensor([distinct[text] for text in pictures.captions], dtype=torch.int64)
     return Words(table[rows].to(device), table[-1:].to(device))
+
+
+def _relabel(spec: TextSpec, captions: Iterable[str]) -> str:
+    """How a model of labels is given the classes of these captions; "" for other models, and for captions too many to be classes."""
+    classes = sorted(set(captions) - {""})
+    if not isinstance(spec, LabelSpec) or len(classes) > _CLASSES:
+        return ""
+    return f"; for a model of the data's own classes: --set 'model.text.names={json.dumps(classes, ensure_ascii=False)}'"
 
 
 def feed(pictures: Pictures, order: Order, size: int, first: int, last: int) -> Iterator[Fed]:

@@ -31,13 +31,13 @@ class Judged(NamedTuple):
     """Losses at a step. buckets: of equal shares of the training times, first those nearest the data; their mean is the whole.
 
     loss: held-out. seen: on as many training pictures, measured alike. trivial: what a network that always answers 0 gets on the
-    held-out ones: a model that learned something is below it.
+    held-out ones: a model that learned something is below it; None where it is not the network that learns.
     """
 
     step: int
     loss: float
     seen: float
-    trivial: float
+    trivial: float | None
     buckets: tuple[float, ...]
     seen_buckets: tuple[float, ...]
 
@@ -48,7 +48,9 @@ class Judged(NamedTuple):
 
     def metrics(self) -> dict[str, float]:
         """Under the names of metrics.jsonl."""
-        named = {"val/loss": self.loss, "val/train": self.seen, "val/gap": self.gap, "val/trivial": self.trivial}
+        named = {"val/loss": self.loss, "val/train": self.seen, "val/gap": self.gap}
+        if self.trivial is not None:
+            named["val/trivial"] = self.trivial
         return named | {f"val/loss_t{i}": value for i, value in enumerate(self.buckets)}
 
 
@@ -110,7 +112,8 @@ class Jury:
     def judge(self, model: Model, step: int) -> Judged:
         """Both panels' losses under `model`, which is not changed and must be in evaluation mode."""
         held, seen = self.held_out.losses(model, self.objective), self.training.losses(model, self.objective)
-        if self._trivial is None:
+        learns = any(part is model.denoiser.network for part in self.objective.parts(model))
+        if self._trivial is None and learns:
             self._trivial = float(self.held_out.losses(_silent(model), self.objective).mean())
         return Judged(
             step, float(held.mean()), float(seen.mean()), self._trivial, self.held_out.means(held), self.training.means(seen)

@@ -101,9 +101,9 @@ class Match(Objective, kind="match"):
     def prepare(self, model: Model) -> list[Player]:
         for parameter in model.codec.parameters():
             parameter.requires_grad_(False)
-        # The noisiest level that may be drawn is tried here: one without a target would stop the run at some later step.
-        denoiser = model.denoiser
-        noisiest = denoiser.process.at(self.times.times(torch.ones(1, dtype=torch.float64), denoiser.process))
+        # The noisiest level in a million is tried here: one without a target would stop the run at some later step.
+        denoiser, u = model.denoiser, torch.tensor([1 - 1e-6], dtype=torch.float64)
+        noisiest = denoiser.process.at(self.times.times(u, denoiser.process))
         denoiser.parameterization.target(noisiest, denoiser.process)
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         return [Player(named, self.loss)]

@@ -15,7 +15,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -29,11 +29,14 @@ from safelight.model import Model, ModelSpec
 from safelight.process.tables import Table
 from safelight.spec import Spec, SpecError, describe, parse
 from safelight.train import checkpoint
+from safelight.train.feed import words
+from safelight.train.held import Jury
 from safelight.train.journal import Journal
 from safelight.train.keys import keyed
 from safelight.train.loop import Report, begin, check, train
 from safelight.train.objective import Match, Objective
 from safelight.train.plan import Plan
+from safelight.train.state import TrainState
 
 # What may differ between a run and its resumption: nothing here changes a weight of a step that is already planned, but for how long
 # the run is. The data may have moved; that they are the same is checked by their fingerprint.
@@ -88,19 +91,8 @@ class Run:
         self.notes: list[str] = []
         self.metrics = Journal(out / "metrics.jsonl")
         self._skipped = Journal(out / "skipped.jsonl")
-        self.data, self.held_out = pictures(recipe, device)
-        self.model = fresh(recipe).to(device)
-        check(self.model, self.data)
         self._lock: IO[str] | None = None
-        plan, objective = recipe.plan, recipe.objective
-        if plan.per_step > self.data.n:
-            raise SpecError(
-                f"plan.batch x plan.accumulation = {plan.per_step:,} is larger than the data ({self.data.n:,} pictures to train on)"
-            )
-        self.state = begin(self.model, plan, objective)
-        # Whatever can be wrong with the recipe is found before anything is written.
-        blank = torch.zeros(1, recipe.model.channels, *recipe.model.size, device=device)
-        objective.draw(self.model, objective.see(self.model, blank), plan.seed, 0)
+        self.model, self.state, self.data, self.held_out = ready(recipe, device)
         if resume:
             self._take_up()
         else:
@@ -148,8 +140,7 @@ class Run:
         }
 
     def _set_up(self) -> None:
-        if (self.out / "run.json").exists() or (self.out / checkpoint.FOLDER).exists():
-            raise SpecError(f"{self.out} holds a run already: go on with it by --resume, or choose another --out")
+        vacant(self.out)
         self._hold()
         try:
             (self.out / "samples").mkdir(exist_ok=True)
@@ -211,6 +202,45 @@ def fit(recipe: Train, out: str | Path, *, resume: bool = False, device: str | t
     (without resume) or none (with it), and a recipe that differs from the run's in more than its length and cadences.
     """
     return Run(recipe, Path(out), resume=resume, device=machine.pick(device))
+
+
+class Ready(NamedTuple):
+    """All that a run needs, before its first step: the fresh model, its state, the pictures to train on and those held out."""
+
+    model: Model
+    state: TrainState
+    data: Pictures
+    held_out: Pictures | None
+
+
+def ready(recipe: Train, device: torch.device) -> Ready:
+    """What `recipe` describes, with its parts held against each other; nothing is written, so a dry run is this and no more.
+
+    Raises SpecError, or DataError, for whatever can be wrong: pictures that are missing or cannot be read, a caption that is no class
+    of the model, a step larger than the data, an objective without a held-out loss.
+    """
+    plan, objective = recipe.plan, recipe.objective
+    data, held_out = pictures(recipe, device)
+    model = fresh(recipe).to(device)
+    check(model, data)
+    if plan.per_step > data.n:
+        raise SpecError(
+            f"plan.batch x plan.accumulation = {plan.per_step:,} is larger than the data ({data.n:,} pictures to train on)"
+        )
+    words(model, data, torch.device("cpu"))
+    state = begin(model, plan, objective)
+    blank = torch.zeros(1, recipe.model.channels, *recipe.model.size, device=device)
+    objective.draw(model, objective.see(model, blank), plan.seed, 0)
+    if held_out is not None and plan.every.held_out:
+        check(model, held_out)
+        Jury(model, objective, held_out, data, plan.held, plan.buckets, plan.batch)
+    return Ready(model, state, data, held_out)
+
+
+def vacant(out: Path) -> None:
+    """Raise SpecError when the folder holds a run already."""
+    if (out / "run.json").exists() or (out / checkpoint.FOLDER).exists():
+        raise SpecError(f"{out} holds a run already: go on with it by --resume, or choose another --out")
 
 
 def pictures(recipe: Train, device: torch.device) -> tuple[Pictures, Pictures | None]:
