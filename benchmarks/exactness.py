@@ -33,7 +33,9 @@ def main() -> None:
             for process in test_order.PROCESSES:
                 errors = test_order.errors_of(test_order.sampler_of(name), d, process, 64 if d == 2 else 48)
                 rows.append({"d": d, "sampler": name, "process": process, "slope": test_order.slope(errors), "errors": errors})
-                print(f"d={d:<3} {name:24} {process:8} order {rows[-1]['slope']:.2f}  error at n=320 {errors[-1]:.1e}", flush=True)
+                print(
+                    f"d={d:<3} {name:24} {process:8} order {rows[-1]['slope']:.2f}  error at n=320 {errors[-1]:.1e}", flush=True
+                )
     for d in args.dimensions:
         mixture = Mixture.ring() if d == 2 else Mixture.random(d)
         for spec in test_stochastic.SAMPLERS:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from safelight.cli.main import VERBS, Parser
+from safelight.recipes import names
 from safelight.spec import kinds
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +63,11 @@ def test_every_command_in_the_pages_is_accepted(page: str, command: str) -> None
     parser = Parser(prog=verb, allow_abbrev=False)
     module.add(parser)
     parser.parse_args(rest)
+
+
+def test_the_help_of_train_names_every_recipe() -> None:
+    said = importlib.import_module("safelight.cli.train").__doc__ or ""
+    assert [name for name in names() if not re.search(rf"[ ,]{name}[,.]", said)] == []
 
 
 def test_there_are_commands_to_check() -> None:

@@ -200,7 +200,7 @@ def test_a_damaged_header_is_one_line(tmp_path: Path) -> None:
     save(tmp_path / "whole.safetensors", small.model())
     whole = (tmp_path / "whole.safetensors").read_bytes()
     length, random = int.from_bytes(whole[:8], "little"), np.random.default_rng(0)
-    refused = 0
+    refused = []
     for place in random.integers(8, 8 + length, 300):
         damaged = bytearray(whole)
         damaged[place] = random.integers(32, 127)
@@ -208,6 +208,5 @@ def test_a_damaged_header_is_one_line(tmp_path: Path) -> None:
         try:
             load(tmp_path / "damaged.safetensors")
         except SpecError as error:
-            assert "\n" not in str(error)
-            refused += 1
-    assert refused > 100
+            refused.append(str(error))
+    assert len(refused) > 100 and not any("\n" in line for line in refused)

@@ -127,7 +127,11 @@ def test_a_kind_is_registered_once() -> None:
     [
         ({"kind": ["ddim"]}, "sampler", r"^sampler: no sampler '\['ddim'\]'"),
         ({"kind": ["ddim"]}, None, r"^no kind '\['ddim'\]' in any family"),
-        ({"family": "process", "kind": "cosine"}, "schedule", r"^schedule: family is 'process', but only 'schedule' can stand here$"),
+        (
+            {"family": "process", "kind": "cosine"},
+            "schedule",
+            r"^schedule: family is 'process', but only 'schedule' can stand here$",
+        ),
     ],
 )
 def test_a_kind_is_one_name_of_its_family(spec: object, family: str | None, line: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import resource
+import shutil
 import struct
 import subprocess
 import sys
@@ -17,8 +18,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from safelight.cli.train import keep
 from safelight.model import MIGRATIONS, Model, peek, save
 from tests.cli.conftest import tiny
+from tests.train import victim
 
 
 def listing(folder: Path) -> dict[str, int]:
@@ -227,6 +230,13 @@ def all_truncated(folder: Path) -> str:
     return "cut"
 
 
+def circles(folder: Path) -> str:
+    """Two classes that no recipe knows."""
+    for k in range(4):
+        png(folder, f"shapes/{('circle', 'square')[k % 2]}/{k}.png")
+    return "shapes"
+
+
 def a_run(folder: Path) -> str:
     (folder / "run").mkdir()
     (folder / "run" / "run.json").write_text("{}")
@@ -234,6 +244,7 @@ def a_run(folder: Path) -> str:
 
 
 _TINY = ["fashion-mnist-tutorial", "--set", "plan.steps=1"]
+_CLASSES = ["fashion-mnist", "--set", "plan.batch=1", "--set", "model.network.widths=[64]"]
 
 # what is wrong -> (makes the data and names their folder, further arguments of `safelight train`, what the line must say)
 TRAIN: dict[str, tuple[Callable[[Path], str], list[str], list[str]]] = {
@@ -247,6 +258,22 @@ TRAIN: dict[str, tuple[Callable[[Path], str], list[str], list[str]]] = {
         [*_TINY, "--set", "plan.batch=1", "--set", "model.channels=3"],
         ["model.network.channels is 1", "3"],
     ),
+    "classes of other data": (
+        circles,
+        _CLASSES,
+        ["captions of the data: ", "no class '", '--set \'model.text.names=["circle", "square"]\''],
+    ),
+    "classes of other data held out": (
+        three,
+        [*_CLASSES, "--set", "held_out_data={kind: folder, path: shapes}"],
+        ["captions of the data: ", "no class '"],
+    ),
+    "guidance without text": (
+        three,
+        [*_CLASSES, "--set", "model.text=null", "--set", "model.network.cond=0", "--set", "objective.drop=0"],
+        ["model.defaults.mix: ", "set model.defaults.mix=none"],
+    ),
+    "an option that is a field": (three, [*_TINY, "--batch", "1"], ["unknown option --batch; ", "--set PATH=VALUE"]),
     "unknown recipe": (
         three,
         ["fashion-mnist-tutorail"],
@@ -261,19 +288,78 @@ TRAIN: dict[str, tuple[Callable[[Path], str], list[str], list[str]]] = {
 }
 
 
+@pytest.mark.parametrize("dry", [False, True], ids=["run", "dry run"])
 @pytest.mark.parametrize("what", TRAIN)
-def test_train_refuses(what: str, cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_refuses(what: str, dry: bool, cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run refuses what the run would: that is what it is for."""
     monkeypatch.chdir(tmp_path)
     make, argv, says = TRAIN[what]
+    circles(tmp_path)
     data = make(tmp_path)
     before = listing(tmp_path)
-    ran = cli("train", *argv, "--data", data, "--out", "run", "--device", "cpu")
+    more = ["--dry-run"] if dry else []
+    ran = cli("train", *argv, *more, "--data", data, "--out", "run", "--save-config", "c.yaml", "--device", "cpu")
     assert (ran.code, ran.out) == (2, ""), ran
     assert ran.err.startswith("safelight: train: ")
     assert ran.err.count("\n") == 1
     for word in says:
         assert word in ran.err
     assert listing(tmp_path) == before
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    """A YAML file of a run of 12 steps on 24 pictures."""
+    for k in range(24):
+        png(tmp_path, f"pictures/{'abc'[k % 3]}/{k}.png", side=8)
+    keep(str(tmp_path / "run.yaml"), victim.recipe(tmp_path / "pictures"))
+    return str(tmp_path / "run.yaml")
+
+
+def test_training_on_a_full_disk(config: str, cli: Callable[..., Any], tmp_path: Path) -> None:
+    """The system refuses the weights: one line, nothing half-written, and with room again the run begins anew in the same folder."""
+    out = tmp_path / "run"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
+    try:
+        ran = cli("train", config, "--out", out, "--device", "cpu")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    said = [line for line in ran.err.splitlines() if not line.startswith("step ")]
+    assert (ran.code, len(said)) == (2, 1), ran
+    assert said[0].startswith("safelight: train: the checkpoint of step 3 could not be written")
+    assert list((out / "checkpoints").iterdir()) == []
+    assert cli("train", "--resume", "--out", out, "--set", "plan.steps=3", "--device", "cpu").code == 0
+
+
+def test_the_checkpoint_of_another_network_is_not_taken_up(config: str, cli: Callable[..., Any], tmp_path: Path) -> None:
+    few = ["--set", "plan.steps=3", "--device", "cpu"]
+    assert cli("train", config, "--out", tmp_path / "a", *few).code == 0
+    assert cli("train", config, "--out", tmp_path / "b", "--set", "model.network.widths=[8, 24]", *few).code == 0
+    shutil.rmtree(tmp_path / "b" / "checkpoints")
+    shutil.copytree(tmp_path / "a" / "checkpoints", tmp_path / "b" / "checkpoints")
+    before = listing(tmp_path)
+    ran = cli("train", "--resume", "--out", tmp_path / "b", "--set", "plan.steps=6", "--device", "cpu")
+    assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1), ran
+    assert "is of another network" in ran.err
+    assert listing(tmp_path) == before
+
+
+def test_pictures_that_are_left_out_are_told_before_training(config: str, cli: Callable[..., Any], tmp_path: Path) -> None:
+    torn = tmp_path / "pictures" / "a" / "0.png"
+    torn.write_bytes(torn.read_bytes()[:60])
+    (tmp_path / "pictures" / "a" / "phone.heic").write_text("?")
+    ran = cli("train", config, "--out", tmp_path / "run", "--dry-run", "--device", "cpu")
+    assert ran.code == 0
+    assert "2 left out (a/" in ran.out
+
+
+def test_a_refused_file_is_called_by_its_own_name(config: str, cli: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    ran = cli("train", config, "--out", tmp_path / "run", "--dry-run", "--save-config", tmp_path / "taken" / "c.yaml")
+    assert ran.code == 2 and "partial" not in ran.err and str(tmp_path / "taken") in ran.err
+    ran = cli("train", config, "--out", tmp_path / "run", "--dry-run", "--save-config", tmp_path / ("n" * 250 + ".yaml"))
+    assert ran.code == 2 and "partial" not in ran.err and "nnn.yaml: File name too long" in ran.err
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ def test_everything_is_counted(tmp_path):
     (tmp_path / "emu" / "more.jpgg").write_text("?")
     (tmp_path / ".DS_Store").write_text("?")
     with (tmp_path / "metadata.jsonl").open("a") as file:
-        file.write('{"file_name": "gone.png", "text": "x"}\nnot json\n')
+        file.write('{"file_name": "gone.png", "text": "x"}\nnot json\n{"text": "of nothing"}\n')
+    (tmp_path / "emu" / "phone.heic").write_text("?")
     report = check(str(tmp_path))
     assert (report.kind, report.used, report.visits) == ("folder", 12, 12)
     assert report.uncaptioned == 1 and report.captions == 11
@@ -36,8 +37,10 @@ def test_everything_is_counted(tmp_path):
     assert reasons["emu/more.jpgg"] == ("no picture suffix is .jpgg; did you mean .jpg?", True)
     assert reasons["metadata.jsonl:13"] == ("names gone.png, which is not there", True)
     assert reasons["metadata.jsonl:14"][0].startswith("not JSON")
-    assert len(report.skipped) == 6 and len(report.lost) == 5
-    assert report.loss == pytest.approx(5 / 17)
+    assert reasons["metadata.jsonl:15"] == ("a row without 'file_name'", True)
+    assert reasons["emu/phone.heic"] == ("a picture, but .heic is not read here: convert it to .png or .jpg", True)
+    assert len(report.skipped) == 8 and len(report.lost) == 7
+    assert report.loss == pytest.approx(7 / 19)
     assert [s.meant for s in report.near_misses] == ["more.jpg"]
     assert not report.ok(1.0), "a near miss is never fine"
     json.dumps(report.as_dict())

@@ -150,5 +150,7 @@ def test_euler_ancestral_is_the_published_step(eta: float) -> None:
     down = (s_to**2 - up**2) ** 0.5
     z = x / alpha
     z = z + (down - s) * (z - x0) / s + up * Noise(0).normal("step", now, to, x)
-    found, _, _ = build({"kind": "euler-ancestral", "eta": eta}, "sampler").step(lambda x, level: Estimate(x0), x, now, to, {}, Noise(0))
+    found, _, _ = build({"kind": "euler-ancestral", "eta": eta}, "sampler").step(
+        lambda x, level: Estimate(x0), x, now, to, {}, Noise(0)
+    )
     torch.testing.assert_close(found, alpha_to * z, rtol=1e-12, atol=1e-12)

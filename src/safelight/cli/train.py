@@ -159,11 +159,11 @@ def _describe(going: Run) -> None:
 
     known = facts(going)
     data = known["data"]
-    held = f" + {data['held_out']:,} held out" if data["held_out"] else ""
     print(
         f"recipe   {going.recipe.name}: {known['parameters']:,} parameters, {known['steps']:,} steps of {going.recipe.plan.per_step}"
     )
-    print(f"data     {data['pictures']:,} pictures of {'x'.join(map(str, going.data.shape))}{held}")
+    print(f"data     {going.data.summary()}")
+    print(f"held out {data['held_out']:,} pictures")
     print(f"device   {machine.title(going.device)}, {known['precision']['effective']}")
     if known["terminal_snr"]:
         alpha = float(going.recipe.model.process.alpha(1.0))
@@ -197,7 +197,8 @@ def _forecast(recipe: Train, out: Path | None, device: str) -> None:
     # Weights, gradients, two moments, and each average; activations come on top.
     copies = 4 + len(plan.averages)
     print(f"recipe   {recipe.name}: {sum(p.numel() for p in model.parameters()):,} parameters")
-    print(f"data     {data.n:,} pictures of {'x'.join(map(str, data.shape))}, {held.n if held else 0:,} held out")
+    print(f"data     {data.summary()}")
+    print(f"held out {held.n if held else 0:,} pictures")
     print(f"plan     {plan.length(data.n):,} steps of {plan.per_step}, {plan.effective(where).name} on {machine.title(where)}")
     print(
         f"memory   {copies * weights / 2**20:.0f} MiB for weights, gradients, optimizer and averages; activations come on top"

@@ -61,7 +61,7 @@ def labelled(
             text=LabelSpec(names=FASHION, width=WIDTH),
             channels=1,
             size=(28, 28),
-            defaults=Defaults(steps=25, sampler=DPM2M(), grid=grid, mix=CFG(scale=2.0)),
+            defaults=Defaults(steps=25, sampler=DPM2M(), grid=grid, mix=CFG(scale=1.5)),
         ),
         data=FashionMNISTSource(),
         held_out_data=FashionMNISTSource(split="test"),

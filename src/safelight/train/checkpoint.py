@@ -181,7 +181,9 @@ def _before(run: Path) -> str:
 
 def _retire(run: Path, keep: int) -> None:
     there = kept(run)
-    judged = [k for k in there if k.held_out is not None and math.isfinite(k.held_out)]  # a NaN is below nothing, and above nothing
+    judged = [
+        k for k in there if k.held_out is not None and math.isfinite(k.held_out)
+    ]  # a NaN is below nothing, and above nothing
     stay = {k.path for k in there[-keep:]} | {min(judged, key=lambda k: k.held_out or 0.0).path for _ in judged[:1]}
     for gone in (k.path for k in there if k.path not in stay):
         hidden = gone.with_name(f".{gone.name}{_PARTIAL}")

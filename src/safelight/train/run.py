@@ -228,6 +228,11 @@ def ready(recipe: Train, device: torch.device) -> Ready:
             f"plan.batch x plan.accumulation = {plan.per_step:,} is larger than the data ({data.n:,} pictures to train on)"
         )
     words(model, data, torch.device("cpu"))
+    guide = recipe.model.defaults.mix
+    if plan.every.sample and model.text is None and guide.names != ("cond",):
+        raise SpecError(
+            f"model.defaults.mix: a model without text leaves guidance '{guide.kind}' nothing to go by; set model.defaults.mix=none"
+        )
     state = begin(model, plan, objective)
     blank = torch.zeros(1, recipe.model.channels, *recipe.model.size, device=device)
     objective.draw(model, objective.see(model, blank), plan.seed, 0)
