@@ -346,8 +346,7 @@ def test_the_checkpoint_of_another_network_is_not_taken_up(config: str, cli: Cal
 
 
 def test_pictures_that_are_left_out_are_told_before_training(config: str, cli: Callable[..., Any], tmp_path: Path) -> None:
-    torn = tmp_path / "pictures" / "a" / "0.png"
-    torn.write_bytes(torn.read_bytes()[:60])
+    (tmp_path / "pictures" / "a" / "0.png").write_bytes(b"")
     (tmp_path / "pictures" / "a" / "phone.heic").write_text("?")
     ran = cli("train", config, "--out", tmp_path / "run", "--dry-run", "--device", "cpu")
     assert ran.code == 0

@@ -49,11 +49,13 @@ def labelled(
     weighting: Weighting,
     grid: Grid,
     lr: float,
+    reproduced: dict[str, float | str] | None = None,
 ) -> Train:
     """A class-conditional run on Fashion-MNIST: what these recipes share."""
     return Train(
         name=name,
         notes=notes,
+        reproduced=reproduced or {},
         model=ModelSpec(
             network=network,
             process=process,
@@ -91,4 +93,10 @@ def recipe() -> Train:
         weighting=Unit(),
         grid=Uniform(),
         lr=1e-3,
+        reproduced={
+            "val/loss": 0.1373,
+            "recognised at guidance 1.5": 0.959,
+            "FD-fashion-mnist-classifier at guidance 1.5": 1.78,
+            "where": "one CPU thread, 50 minutes; the length was cut from 420,000 pictures to 320,000 at step 2,731",
+        },
     )
