@@ -70,7 +70,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 class Spec(BaseModel):
     """A frozen, validated, self-describing record. Subclass a family's root with `kind=` to register a new kind."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     family: ClassVar[str] = ""
     kind: ClassVar[str] = ""
@@ -162,8 +162,8 @@ def _resolve(family: str, value: Any) -> Spec:
     if not isinstance(value, Mapping):
         raise PydanticCustomError(
             "spec_type",
-            "a {family} is given by its kind or by {'kind': ..., fields}, not by {type}",
-            {"family": family, "type": type(value).__name__},
+            "{a} {family} is given by its kind or by {'kind': ..., fields}, not by {type}",
+            {"a": _article(family), "family": family, "type": type(value).__name__},
         )
     known = kinds(family)
     kind = value.get("kind")
@@ -171,7 +171,9 @@ def _resolve(family: str, value: Any) -> Spec:
         kind = next(iter(known))
     if kind is None:
         raise PydanticCustomError(
-            "kind_missing", "a {family} needs a 'kind' (one of: {known})", {"family": family, "known": ", ".join(known)}
+            "kind_missing",
+            "{a} {family} needs a 'kind' (one of: {known})",
+            {"a": _article(family), "family": family, "known": ", ".join(known)},
         )
     if not isinstance(kind, str) or kind not in known:
         raise PydanticCustomError(
@@ -182,6 +184,10 @@ def _resolve(family: str, value: Any) -> Spec:
     return known[kind].model_validate(dict(value))
 
 
+def _article(noun: str) -> str:
+    return "an" if noun[0] in "aeiou" else "a"
+
+
 def one_line(error: Exception, where: str = "") -> str:
     """A validation error as one line: `where.path: what; nearest right name`."""
     if not isinstance(error, ValidationError):
@@ -190,7 +196,9 @@ def one_line(error: Exception, where: str = "") -> str:
     first = errors[0]
     path = ".".join(str(p) for p in ([where] if where else []) + list(first["loc"]))
     text = first["msg"].removeprefix("Value error, ")
-    if first["type"] not in ("unknown_field", "unknown_kind", "kind_missing", "spec_type", "wrong_kind") and "input" in first:
+    if first["type"] not in ("unknown_field", "unknown_kind", "kind_missing", "spec_type", "wrong_kind") and isinstance(
+        first.get("input"), str | int | float | list | tuple | None
+    ):
         given = repr(first["input"])
         text += f" (given: {given if len(given) <= 60 else given[:57] + '...'})"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
@@ -206,7 +214,7 @@ def parse(spec: Spec | Mapping[str, Any] | str, family: str | None = None) -> Sp
     """
     if isinstance(spec, Spec):
         if family is not None and spec.family != family:
-            raise SpecError(f"'{spec.kind}' is a {spec.family}, not a {family}")
+            raise SpecError(f"'{spec.kind}' is {_article(spec.family)} {spec.family}, not {_article(family)} {family}")
         return spec
     if not isinstance(spec, str | Mapping):
         raise SpecError(f"a spec is a kind's name, a dict or a Spec, not {type(spec).__name__}")

@@ -87,9 +87,13 @@ class _Taken(NamedTuple):
 
 
 def begin(model: Model, plan: Plan, objective: Objective | None = None) -> TrainState:
-    """The state before the first step; `train` makes it when it is given none."""
+    """The state before the first step; `train` makes it when it is given none. Raises SpecError for a plan the model cannot follow."""
+    objective = objective or Match()
+    for part in objective.parts(model):
+        if plan.checkpointing and not isinstance(part, Network):
+            raise SpecError(f"plan.checkpointing: {type(part).__name__} has no blocks to checkpoint; leave it false")
     scaling = plan.effective(model.device).dtype == torch.float16
-    return TrainState(model, plan, objective or Match(), scaling)
+    return TrainState(model, plan, objective, scaling)
 
 
 def train(
@@ -124,8 +128,6 @@ def train(
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if isinstance(part, Network):
             part.checkpointing = plan.checkpointing
-        elif plan.checkpointing:
-            raise SpecError(f"plan.checkpointing: {type(part).__name__} has no blocks to checkpoint; leave it false")
         if plan.compile:
             part.compile()
     followed = [buffer for part in objective.parts(model) for buffer in part.buffers()]
