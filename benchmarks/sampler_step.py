@@ -21,14 +21,14 @@ STEPS, REPEATS = 50, 4
 SHAPE = (1, 4, 8, 8)
 
 
-def ours(kind: str, **fields: object) -> Callable[[], None]:
-    """Our loop for a sampler over the linear table."""
+def ours(kind: str, process_kind: str = "linear", **fields: object) -> Callable[[], None]:
+    """Our loop for a sampler over the linear table, or over an exploding process, as diffusers' Euler and Heun work in."""
     from safelight.denoise import Estimate
     from safelight.noise import Noise
     from safelight.sample import trajectory
     from safelight.spec import build
 
-    process = build("linear", "process")
+    process = build(process_kind, "process")
     levels = process.at(build("trailing", "grid")(process, STEPS)).split()
     sampler = build({"kind": kind, **fields}, "sampler")
     x = torch.randn(SHAPE)
@@ -66,11 +66,11 @@ def theirs(name: str, **config: object) -> Callable[[], None]:
 
 PAIRS: dict[str, tuple[Callable[[], Callable[[], None]], Callable[[], Callable[[], None]]]] = {
     "ddim": (lambda: ours("ddim"), lambda: theirs("DDIMScheduler", clip_sample=False)),
-    "euler": (lambda: ours("euler"), lambda: theirs("EulerDiscreteScheduler")),
-    "heun": (lambda: ours("heun"), lambda: theirs("HeunDiscreteScheduler")),
+    "euler": (lambda: ours("euler", "edm"), lambda: theirs("EulerDiscreteScheduler")),
+    "heun": (lambda: ours("heun", "edm"), lambda: theirs("HeunDiscreteScheduler")),
     "dpm++2m": (lambda: ours("dpm++2m"), lambda: theirs("DPMSolverMultistepScheduler")),
     "ddpm": (lambda: ours("ddpm"), lambda: theirs("DDPMScheduler", clip_sample=False)),
-    "euler-ancestral": (lambda: ours("euler-ancestral"), lambda: theirs("EulerAncestralDiscreteScheduler")),
+    "euler-ancestral": (lambda: ours("euler-ancestral", "edm"), lambda: theirs("EulerAncestralDiscreteScheduler")),
     "dpm++2m-sde": (
         lambda: ours("dpm++2m-sde"),
         lambda: theirs("DPMSolverMultistepScheduler", algorithm_type="sde-dpmsolver++"),

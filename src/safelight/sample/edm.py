@@ -59,15 +59,14 @@ class _Churned(Sampler):
         return out.add_(fresh, alpha=alpha_high * math.sqrt(s_high**2 - s**2) * self.churn_scale), high
 
 
-def euler(now: Level, to: Level) -> tuple[float, float]:
-    """(keep, push) of Euler's step x' = keep x + push x0, from z' = z + (s' - s)(z - x0)/s with z = x / alpha.
-
-    keep = sigma'/sigma, push = alpha' - alpha sigma'/sigma; both hold at alpha = 0 too.
-    """
+def euler(x: Tensor, x0: Tensor, now: Level, to: Level) -> Tensor:
+    """z' = z + (s' - s)(z - x0)/s: in x, keep x + (alpha' - alpha keep) x0 with keep = sigma'/sigma, which holds at alpha = 0 too."""
     alpha, sigma, _ = now.floats
     alpha_to, sigma_to, _ = to.floats
     keep = sigma_to / sigma
-    return keep, alpha_to - keep * alpha
+    if alpha == alpha_to == 1.0:  # exploding processes, where these solvers come from: one tensor call instead of two
+        return x0.lerp(x, keep)
+    return x.mul(keep).add_(x0, alpha=alpha_to - keep * alpha)
 
 
 class Euler(_Churned, kind="euler"):
@@ -79,8 +78,7 @@ class Euler(_Churned, kind="euler"):
         if self.churn:
             x, now = self.churned(x, now, to, state, noise)
         estimate = denoise(x, now)
-        keep, push = euler(now, to)
-        return x.mul(keep).add_(estimate.x0, alpha=push), state, estimate
+        return euler(x, estimate.x0, now, to), state, estimate
 
 
 class Heun(_Churned, kind="heun"):
@@ -103,15 +101,15 @@ class Heun(_Churned, kind="heun"):
         if self.churn:
             x, now = self.churned(x, now, to, state, noise)
         estimate = denoise(x, now)
-        keep, push = euler(now, to)
-        ahead = x.mul(keep).add_(estimate.x0, alpha=push)
-        alpha, _, s = now.floats
+        ahead = euler(x, estimate.x0, now, to)
+        alpha, sigma, s = now.floats
         alpha_to, sigma_to, s_to = to.floats
         if sigma_to == 0 or alpha == 0:
             return ahead, state, estimate
         then = denoise(ahead, to)
-        # z' = z + (s' - s)/2 ((z - x0)/s + (z1 - x1)/s'), times alpha', where z1 = ahead/alpha' and ahead = keep x + push x0.
-        half = (s_to - s) / 2
+        # z' = z + (s' - s)/2 ((z - x0)/s + (z1 - x1)/s'), times alpha', where alpha' z1 = ahead = keep x + push x0.
+        half, keep = (s_to - s) / 2, sigma_to / sigma
+        push = alpha_to - alpha * keep
         out = x.mul(alpha_to / alpha * (1 + half / s) + half / s_to * keep)
         out.add_(estimate.x0, alpha=half * (push / s_to - alpha_to / s)).add_(then.x0, alpha=-alpha_to * half / s_to)
         return out, state, estimate
