@@ -102,14 +102,12 @@ class Heun(_Churned, kind="heun"):
             x, now = self.churned(x, now, to, state, noise)
         estimate = denoise(x, now)
         ahead = euler(x, estimate.x0, now, to)
-        alpha, sigma, s = now.floats
+        alpha, _, s = now.floats
         alpha_to, sigma_to, s_to = to.floats
         if sigma_to == 0 or alpha == 0:
             return ahead, state, estimate
         then = denoise(ahead, to)
-        # z' = z + (s' - s)/2 ((z - x0)/s + (z1 - x1)/s'), times alpha', where alpha' z1 = ahead = keep x + push x0.
-        half, keep = (s_to - s) / 2, sigma_to / sigma
-        push = alpha_to - alpha * keep
-        out = x.mul(alpha_to / alpha * (1 + half / s) + half / s_to * keep)
-        out.add_(estimate.x0, alpha=half * (push / s_to - alpha_to / s)).add_(then.x0, alpha=-alpha_to * half / s_to)
-        return out, state, estimate
+        # The trapezoid z' = z + (s' - s)/2 ((z - x0)/s + (z1 - x1)/s') from Euler's z1 = x0 + (s'/s)(z - x0): since
+        # (z - x0)/s = (z1 - x0)/s', it is z' = z1 + (s' - s)/(2 s') (x0 - x1), a correction by what the second look changed.
+        weight = alpha_to * (s_to - s) / (2 * s_to)
+        return ahead.add(estimate.x0, alpha=weight).add_(then.x0, alpha=-weight), state, estimate
