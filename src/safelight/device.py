@@ -66,6 +66,11 @@ def pick(name: str | torch.device = "auto") -> torch.device:
     raise SpecError(f"device: no '{name}' here{nearest(name, have)} (devices: auto, {', '.join(have)})")
 
 
+def doubles(device: torch.device) -> bool:
+    """Whether the device computes in float64; Apple's does not."""
+    return device.type != "mps"
+
+
 def honours(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether `device` computes in `dtype` natively (a GPU) or at least faithfully (bf16 on a CPU), without emulating it.
 

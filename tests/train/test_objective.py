@@ -183,3 +183,15 @@ def test_a_level_without_a_target_is_refused_before_the_first_step(name: str) ->
     with pytest.raises(SpecError, match=f"parameterization '{name}' has no x0 where alpha = 0"):
         Match(times={"kind": "uniform", "entries": True}).prepare(made)
     Match().prepare(made)  # between the entries alpha > 0
+
+
+def test_levels_made_elsewhere_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the device has no float64 the levels are computed on the CPU: the same losses, bit for bit."""
+    from safelight import device as machine
+
+    objective, model = Match(), tiny.model()
+    batch = Batch(torch.rand(4, 1, 8, 8) * 2 - 1, model.text.tokenize(["a", "b", "c", ""]), model.text.tokenize([""]))
+    draws = objective.draw(model, batch.x0, 0, 0)
+    there = objective.loss(model.eval(), batch, draws)
+    monkeypatch.setattr(machine, "doubles", lambda device: False)
+    assert torch.equal(objective.loss(model, batch, draws), there)

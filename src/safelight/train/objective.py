@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from safelight import device as machine
 from safelight.cond import Cond
 from safelight.model import Model
 from safelight.spec import Spec, SpecError
@@ -123,12 +124,12 @@ class Match(Objective, kind="match"):
     def loss(self, model: Model, batch: Batch, draws: Draws) -> Tensor:
         """(B,) float32 (float64 for a float64 model)."""
         denoiser, x0 = model.denoiser, batch.x0
-        # One small copy that waits for nothing; the levels are then computed where the pictures are.
-        t = draws.t.to(x0.device, non_blocking=True)
+        # One small copy that waits for nothing; the levels are then computed where the pictures are, if float64 exists there.
+        t = draws.t.to(x0.device, non_blocking=True) if machine.doubles(x0.device) else draws.t
         each = denoiser.match(x0, draws.eps, t, self.cond(model, batch, draws), distance=self.distance)
         level = denoiser.process.at(t)
         out = denoiser.parameterization.coeffs(level, denoiser.process).out
-        return each * self.weighting.on_network(level, out).to(each.dtype)
+        return each * self.weighting.on_network(level, out).to(each)
 
     def cond(self, model: Model, batch: Batch, draws: Draws) -> Cond | None:
         """The conditioning of a batch after dropout; None for a model without text."""
