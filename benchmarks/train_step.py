@@ -47,7 +47,7 @@ def ours(net: nn.Module) -> Step:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         torch._foreach_lerp_(average, [p.detach() for p in parameters], 0.005)
-        return float(loss)
+        return loss.item()
 
     return step
 
@@ -66,7 +66,7 @@ def ddpm_pytorch(net: nn.Module) -> Step:
         optimizer.step()
         optimizer.zero_grad()
         ema.update()
-        return float(loss)
+        return loss.item()
 
     return step
 
@@ -85,7 +85,7 @@ def diffusers(net: nn.Module) -> Step:
         optimizer.step()
         optimizer.zero_grad()
         ema.step(net.parameters())
-        return float(loss)
+        return loss.item()
 
     return step
 
