@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 
 from safelight.generate import Finished, Started, Stepped, generate
-from safelight.model import Model
+from safelight.model import Model, raw_header
 from safelight.spec import SpecError, kinds
 from safelight.task import Request
 from safelight.trace import Recorder, Trace
@@ -209,3 +211,17 @@ def test_dropout_never_samples() -> None:
         if isinstance(event, Finished):
             assert torch.equal(event.pictures, still)
     assert all(modes)
+
+
+def test_a_trace_is_strict_json(tmp_path: Path) -> None:
+    """dpm++2m remembers log(alpha/sigma), which is -infinity in pure noise; a header must still be readable by anyone."""
+    recorder = Recorder()
+    for event in generate(small.model(), request(sampler="dpm++2m")):
+        recorder.see(event)
+    recorder.save(tmp_path / "run.trace")
+
+    def refuse(name: str) -> float:
+        raise AssertionError(name)
+
+    about = json.loads(raw_header(tmp_path / "run.trace")["__metadata__"]["safelight"], parse_constant=refuse)
+    assert about["state"]["1"]["lambda"] == "-inf" and Trace.open(tmp_path / "run.trace").state(1)["lambda"] == -math.inf

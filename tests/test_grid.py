@@ -81,3 +81,11 @@ def test_refusals(kind: str) -> None:
         grid(process, 11)
     with pytest.raises(SpecError, match="at least 1 is needed"):
         grid(process, 0)
+
+
+def test_the_public_function() -> None:
+    import safelight
+
+    process = build("linear", "process")
+    assert torch.equal(safelight.grid(process, 10), build("uniform", "grid")(process, 10))
+    assert torch.equal(safelight.grid("edm", 10, "karras"), build("karras", "grid")(build("edm", "process"), 10))

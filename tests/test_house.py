@@ -56,7 +56,7 @@ def test_every_public_name_is_what_it_says() -> None:
         "    v = getattr(safelight, n)\n"
         "    assert not isinstance(v, types.ModuleType), n\n"
         "    assert getattr(v, '__name__', n) in (n, 'Callable'), (n, v)\n"
-        "assert isinstance(safelight.grid, types.ModuleType) and isinstance(safelight.process, types.ModuleType)\n"
+        "assert isinstance(safelight.sample, types.ModuleType) and isinstance(safelight.process, types.ModuleType)\n"
         "from safelight import *\n"
         "assert build is safelight.spec.build\n"
     )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from safelight.generate import Request as Request
     from safelight.generate import generate as generate
     from safelight.grid import Grid as Grid
+    from safelight.grid import grid as grid
     from safelight.model import Model as Model
     from safelight.model import ModelSpec as ModelSpec
     from safelight.model import load as load
@@ -64,6 +65,7 @@ _HOME: dict[str, str] = {
     "build": "safelight.spec",
     "describe": "safelight.spec",
     "generate": "safelight.generate",
+    "grid": "safelight.grid",
     "kinds": "safelight.spec",
     "load": "safelight.model",
     "save": "safelight.model",
@@ -75,7 +77,7 @@ __all__ = sorted([*_HOME, "__version__"])
 
 
 class _Face(ModuleType):
-    """Keeps `safelight.generate` and `safelight.train` the functions they are.
+    """Keeps `safelight.generate`, `safelight.grid` and `safelight.train` the functions they are.
 
     Importing a submodule makes Python bind it as an attribute of its package, which would put the modules of the same
     names in their place. The rooms stay reachable as `from safelight.train import ...`.
@@ -90,7 +92,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         value = getattr(importlib.import_module(_HOME[name]), name)
     else:
-        try:  # a room by its own name: `safelight.process`, `safelight.grid`
+        try:  # a room by its own name: `safelight.process`, `safelight.sample`
             return importlib.import_module(f"{__name__}.{name}")
         except ModuleNotFoundError as error:
             if error.name != f"{__name__}.{name}":

@@ -97,7 +97,8 @@ class Recorder:
             "prompts": self._prompts,
             "levels": [[float(v.t), float(v.alpha), float(v.sigma)] for v in self._levels],
             "milliseconds": {str(k): ms for k, ms in self._ms.items()},
-            "state": {str(k): v for k, v in self._floats.items()},
+            # As text: a solver may remember an infinity, which JSON has no number for.
+            "state": {str(k): {name: repr(value) for name, value in v.items()} for k, v in self._floats.items()},
         }
         return Trace(about, {name: torch.cat(parts) for name, parts in self._parts.items()})
 
@@ -129,7 +130,7 @@ class Trace:
         """Write it as one file, whole or not at all."""
         tensors = {name: self._get(name) for name in sorted(self._names)}
         with atomic(path) as temporary:
-            save_file(tensors, temporary, metadata={_KEY: json.dumps(self.about)})
+            save_file(tensors, temporary, metadata={_KEY: json.dumps(self.about, allow_nan=False)})
 
     @cached_property
     def request(self) -> Request:
@@ -181,7 +182,10 @@ class Trace:
         if not self.about["exact"]:
             raise SpecError("this trace holds previews only; record it with exact=True to go on from a step")
         tensors = {n.split("/")[1]: self._get(n) for n in self._names if n.startswith("state/") and n.endswith(f"/{k}")}
-        found = {**tensors, **self.about["state"].get(str(k), {})}
+        found: dict[str, Tensor | float] = {
+            **tensors,
+            **{name: float(text) for name, text in self.about["state"].get(str(k), {}).items()},
+        }
         if not found and k == min((m.k for m in self.steps), default=0):  # begun here, by a solver with no memory yet
             return self.request.sampler.start(len(self.levels) - 1) if self.request.sampler else {}
         return found
