@@ -43,22 +43,6 @@ _LONGEST_HEADER = 100_000_000
 # From a description of format n to one of format n + 1. Pure functions of dicts.
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
-# How many bytes a value of each safetensors dtype takes.
-_BYTES = {
-    "F64": 8,
-    "I64": 8,
-    "F32": 4,
-    "I32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "I16": 2,
-    "U8": 1,
-    "I8": 1,
-    "BOOL": 1,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-}
-
 
 class Defaults(Spec):
     """How a model is sampled unless a request says otherwise."""
