@@ -12,6 +12,7 @@ from safelight.data.order import Order
 from safelight.data.pictures import Pictures, load
 from safelight.data.pile import memory
 from safelight.data.source import CorruptError, DataError, Dataset, Example, Skipped, Source
+from safelight.data.stream import Endless, Stream
 from safelight.data.transform import Crop, Fit, Pad, Stretch, flip, from_unit, to_unit
 from safelight.spec import import_all
 
@@ -23,6 +24,7 @@ __all__ = [
     "Crop",
     "DataError",
     "Dataset",
+    "Endless",
     "Example",
     "Fit",
     "Order",
@@ -30,6 +32,7 @@ __all__ = [
     "Pictures",
     "Skipped",
     "Source",
+    "Stream",
     "Stretch",
     "check",
     "detect",

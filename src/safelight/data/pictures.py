@@ -24,6 +24,7 @@ from torch import Tensor
 from safelight.data.budget import budget
 from safelight.data.decode import as_channels
 from safelight.data.detect import detect
+from safelight.data.order import Order
 from safelight.data.source import CorruptError, DataError, Dataset, Pixels, Skipped, Source, digest
 from safelight.data.stores import Resident, Store, Streamed, in_threads
 from safelight.data.transform import Crop, Fit
@@ -66,6 +67,10 @@ class Pictures:
 
     def __len__(self) -> int:
         return self.n
+
+    def order(self, seed: int) -> Order:
+        """In which order a run of this seed sees them."""
+        return Order(self.n, seed)
 
     @property
     def in_memory(self) -> bool:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from safelight.nn.attention import attend
+
 
 class QuickGELU(nn.Module):
     """x sigmoid(1.702 x): the approximation of GELU in OpenAI's CLIP (Hendrycks and Gimpel 2016, section 2)."""
@@ -35,7 +37,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))  # (B, h, L, d)
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)  # (B, h, L, d)
+        h = F.scaled_dot_product_attention(q, k, v, is_causal=True) if causal else attend(q, k, v, mask)  # (B, h, L, d)
         return self.out(h.transpose(1, 2).flatten(2))  # (B, L, W)
 
 

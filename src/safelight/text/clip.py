@@ -78,10 +78,14 @@ class CLIPText(TextEncoder):
         if n % self.spec.length:
             raise ValueError(f"{n} tokens are not windows of {self.spec.length}: use this encoder's own tokenize")
         ids = tokens.reshape(-1, self.spec.length)  # (B k, L)
+        if self.training and not self.spec.causal and n == self.spec.length and tokens.device.type == "cpu":
+            # Places that no caption of the batch reaches are masked everywhere: left out, nothing else changes.
+            ids = ids[:, : int((ids == self.tokenizer.end).int().argmax(-1).max()) + 1]
+            n = ids.shape[1]
         states, pooled = self.tower(ids, self.spec.skip)  # (B k, L, W), (B k, W)
         there = ids[:, :1] == self.tokenizer.begin  # (B k, 1) False for a window that only fills up
         close = (ids == self.tokenizer.end).int().argmax(-1, keepdim=True)  # (B k, 1)
-        mask = (torch.arange(self.spec.length, device=ids.device) <= close) & there  # (B k, L)
+        mask = (torch.arange(ids.shape[1], device=ids.device) <= close) & there  # (B k, L)
         share = there.view(b, -1, 1).to(pooled.dtype)  # (B, k, 1)
         vector = (self.projection(pooled).view(b, share.shape[1], -1) * share).sum(1) / share.sum(1)  # (B, D)
         return Cond(states.reshape(b, n, -1), mask.reshape(b, n), vector)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from safelight.data import Order, Pictures, flip, to_unit
+from safelight.data import Endless, Order, Pictures, Stream, flip, to_unit
 from safelight.model import Model
 from safelight.spec import SpecError
 from safelight.text.base import TextSpec
@@ -29,16 +29,25 @@ class Fed(NamedTuple):
 
 
 class Words(NamedTuple):
-    """Every caption, tokenised once and kept on the device. tokens: (n, L), null: (1, L); None for a model without text."""
+    """The captions. read: picture numbers (B,) -> tokens (B, L) on the device; null: (1, L). None for a model without text."""
 
-    tokens: Tensor | None = None
+    read: Callable[[Tensor], Tensor] | None = None
     null: Tensor | None = None
 
+    def of(self, indices: Tensor) -> Tensor | None:
+        """(B, L) the captions of these pictures; None for a model without text."""
+        return None if self.read is None else self.read(indices)
 
-def words(model: Model, pictures: Pictures, device: torch.device) -> Words:
-    """The captions of `pictures` as `model` reads them. Raises SpecError for one that it cannot read."""
+
+def words(model: Model, pictures: Pictures | Stream, device: torch.device) -> Words:
+    """The captions of `pictures` as `model` reads them: of a set tokenised once, of a stream as they come.
+
+    Raises SpecError for one that it cannot read.
+    """
     if model.text is None:
         return Words()
+    if isinstance(pictures, Stream):
+        return Words(pictures.reader(model.text), model.text.tokenize([""]).to(device))
     # A caption met often (a class) is tokenised once.
     distinct = {text: i for i, text in enumerate(dict.fromkeys(pictures.captions))}
     try:
@@ -46,7 +55,8 @@ def words(model: Model, pictures: Pictures, device: torch.device) -> Words:
     except SpecError as error:
         raise SpecError(f"captions of the data: {error}{_relabel(model.text.spec, distinct)}") from None
     rows = torch.tensor([distinct[text] for text in pictures.captions], dtype=torch.int64)
-    return Words(table[rows].to(device), table[-1:].to(device))
+    tokens = table[rows].to(device)
+    return Words(lambda indices: tokens[indices.to(device, non_blocking=True)], table[-1:].to(device))
 
 
 def _relabel(spec: TextSpec, captions: Iterable[str]) -> str:
@@ -57,7 +67,7 @@ def _relabel(spec: TextSpec, captions: Iterable[str]) -> str:
     return f"; for a model of the data's own classes: --set 'model.text.names={json.dumps(classes, ensure_ascii=False)}'"
 
 
-def feed(pictures: Pictures, order: Order, size: int, first: int, last: int) -> Iterator[Fed]:
+def feed(pictures: Pictures | Stream, order: Order | Endless, size: int, first: int, last: int) -> Iterator[Fed]:
     """The pictures of optimizer steps first..last-1, `size` each; the next step's are announced before this one's are handed out.
 
     Raises DataError when a step is larger than the data.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from safelight.cond import Cond
-from safelight.data import Pictures
+from safelight.data import Pictures, Stream
 from safelight.denoise import Denoiser
 from safelight.model import Model
 from safelight.nn import Network, Output
@@ -82,10 +82,9 @@ class Panel:
             index = self.pictures.actual(index)  # captions go by the pictures that were really given
             noise = [torch.randn(x0.shape[1:], generator=generator("cpu", "held-out", self.pictures.ids[i])) for i in rows]
             eps = torch.stack(noise).to(device, x0.dtype)
-            tokens = None if self.text.tokens is None else self.text.tokens[index.to(device)]
             draws = objective.fixed(model, self.u[first : first + len(rows)], eps)
             with torch.no_grad():
-                each = objective.loss(model, Batch(x0, tokens, self.text.null), draws)
+                each = objective.loss(model, Batch(x0, self.text.of(index), self.text.null), draws)
             found.append(each.double().cpu())
         return torch.cat(found)
 
@@ -98,9 +97,18 @@ class Jury:
     """A panel of held-out pictures and one, as large, of training pictures."""
 
     def __init__(
-        self, model: Model, objective: Objective, held_out: Pictures, training: Pictures, count: int, buckets: int, batch: int
+        self,
+        model: Model,
+        objective: Objective,
+        held_out: Pictures,
+        training: Pictures | Stream,
+        count: int,
+        buckets: int,
+        batch: int,
     ) -> None:
         count = min(count, held_out.n, training.n)
+        if isinstance(training, Stream):
+            training = training.first(count)
         buckets = min(buckets, count)
         self.objective = objective
         like = seen(model, objective, held_out.batch(torch.zeros(1, dtype=torch.int64)), channels_last=False)

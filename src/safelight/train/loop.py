@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from safelight import device as machine
-from safelight.data import Order, Pictures
+from safelight.data import Pictures, Stream
 from safelight.model import Model
 from safelight.nn import Network
 from safelight.spec import SpecError
@@ -98,7 +98,7 @@ def begin(model: Model, plan: Plan, objective: Objective | None = None) -> Train
 
 def train(
     model: Model,
-    data: Pictures,
+    data: Pictures | Stream,
     plan: Plan,
     state: TrainState | None = None,
     *,
@@ -135,7 +135,7 @@ def train(
     model.train()
 
     text = words(model, data, device)
-    pictures = feed(data, Order(data.n, plan.seed), plan.per_step, state.step, total)
+    pictures = feed(data, data.order(plan.seed), plan.per_step, state.step, total)
     notes: list[str] = [precision.note] if precision.note else []
     window: list[_Taken] = []
     busy = waited = 0.0
@@ -211,8 +211,7 @@ def _step(
     device, step = model.device, state.step
     pixels = flipped(fed.pixels, plan.seed, step) if plan.flips else fed.pixels
     x0 = seen(model, objective, pixels, plan.channels_last)  # (N, c, h, w)
-    tokens = None if text.tokens is None else text.tokens[fed.indices.to(device, non_blocking=True)]  # (N, L)
-    batch = Batch(x0, tokens, text.null)
+    batch = Batch(x0, text.of(fed.indices), text.null)
     draws = objective.draw(model, x0, plan.seed, step)
     losses, norms, verdicts = [], [], []
     for player, optimizer in zip(state.players, state.optimizers, strict=True):
@@ -243,7 +242,7 @@ def _step(
     return _Taken(step, fed.indices, draws.t, numbers)
 
 
-def _look(window: list[_Taken], state: TrainState, data: Pictures, dtype: str) -> tuple[Broken, ...]:
+def _look(window: list[_Taken], state: TrainState, data: Pictures | Stream, dtype: str) -> tuple[Broken, ...]:
     """Fetch the outcomes of the steps in `window` (the one wait), count them, and say which were skipped."""
     broken = []
     for taken, (loss, norm, verdict) in zip(window, torch.stack([w.numbers for w in window]).tolist(), strict=True):
@@ -286,7 +285,7 @@ def _judge(jury: Jury, model: Model, state: TrainState) -> tuple[Judged, list[st
     ]
 
 
-def check(model: Model, data: Pictures) -> None:
+def check(model: Model, data: Pictures | Stream) -> None:
     """Raise SpecError when the pictures are not what the model was made for."""
     wanted = (model.spec.channels, *model.spec.size)
     if tuple(data.shape) != wanted:

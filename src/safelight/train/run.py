@@ -23,7 +23,8 @@ from pydantic import Field
 import safelight
 from safelight import data as store
 from safelight import device as machine
-from safelight.data import Crop, Fit, Pictures, Source
+from safelight import model as files
+from safelight.data import Crop, DataError, Fit, Pictures, Source, Stream
 from safelight.files import atomic_bytes
 from safelight.model import Model, ModelSpec
 from safelight.process.tables import Table
@@ -55,6 +56,8 @@ _FREE = (
     "plan.keep",
     "plan.patience",
     "model.defaults",
+    "prompts",
+    "start",
 )
 
 
@@ -64,6 +67,8 @@ class Train(Spec, family="train", kind="train"):
     data: the pictures; they are brought to the model's size by `fit`. held_out: the part of them kept for the held-out loss, chosen by
     content; held_out_data: pictures for it from elsewhere instead. workers: threads that decode pictures. memory: whether decoded
     pictures are kept. reproduced: numbers this recipe reached here, by name.
+    start: parts of the model that begin as those of a trained one, by name: `{codec: runs/sprites-vae}`; the others begin fresh.
+    prompts: of the pictures on the way, for models that have no list of classes.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -78,6 +83,8 @@ class Train(Spec, family="train", kind="train"):
     workers: int = Field(0, ge=0, le=64)
     memory: Literal["auto", "always", "never"] = "auto"
     reproduced: dict[str, float | str] = {}
+    start: dict[Literal["codec", "text", "denoiser"], str] = {}
+    prompts: tuple[str, ...] = ()
 
 
 class Run:
@@ -92,7 +99,8 @@ class Run:
         self.metrics = Journal(out / "metrics.jsonl")
         self._skipped = Journal(out / "skipped.jsonl")
         self._lock: IO[str] | None = None
-        self.model, self.state, self.data, self.held_out = ready(recipe, device)
+        self._parents: dict[str, str] = {}
+        self.model, self.state, self.data, self.held_out = ready(recipe, device, resume=resume)
         if resume:
             self._take_up()
         else:
@@ -136,12 +144,14 @@ class Run:
             "step": self.state.step,
             "images": self.state.seen,
             "held_out": self.state.history[-1].loss if self.state.history else None,
+            "start": self._parents,
             "code": f"safelight {safelight.__version__}",
         }
 
     def _set_up(self) -> None:
         vacant(self.out)
         self._hold()
+        self._parents = {part: files.fingerprint(files.locate(name)) for part, name in self.recipe.start.items()}
         try:
             (self.out / "samples").mkdir(exist_ok=True)
             self._note_down({})
@@ -152,6 +162,7 @@ class Run:
         before = about(self.out)
         same_recipe(before["recipe"], describe(self.recipe))
         self._hold()
+        self._parents = before.get("start", {})
         old = before["data"]["fingerprint"]
         if old != self.data.fingerprint:
             raise SpecError(
@@ -176,7 +187,10 @@ class Run:
         self._note_down(before)
 
     def _note_down(self, before: Mapping[str, Any]) -> None:
-        record = facts(self) | {"sessions": [*before.get("sessions", []), {"began": _now(), "step": self.state.step}]}
+        record = facts(self) | {
+            "start": self._parents,
+            "sessions": [*before.get("sessions", []), {"began": _now(), "step": self.state.step}],
+        }
         atomic_bytes(self.out / "run.json", (json.dumps(record, indent=1) + "\n").encode())
 
     def _hold(self) -> None:
@@ -209,19 +223,22 @@ class Ready(NamedTuple):
 
     model: Model
     state: TrainState
-    data: Pictures
+    data: Pictures | Stream
     held_out: Pictures | None
 
 
-def ready(recipe: Train, device: torch.device) -> Ready:
+def ready(recipe: Train, device: torch.device, *, resume: bool = False) -> Ready:
     """What `recipe` describes, with its parts held against each other; nothing is written, so a dry run is this and no more.
 
+    resume: the weights will come from a checkpoint, so those that `recipe.start` names are not asked for.
     Raises SpecError, or DataError, for whatever can be wrong: pictures that are missing or cannot be read, a caption that is no class
     of the model, a step larger than the data, an objective without a held-out loss.
     """
     plan, objective = recipe.plan, recipe.objective
     data, held_out = pictures(recipe, device)
     model = fresh(recipe).to(device)
+    if not resume:
+        begun(recipe, model)
     check(model, data)
     if plan.per_step > data.n:
         raise SpecError(
@@ -248,7 +265,20 @@ def vacant(out: Path) -> None:
         raise SpecError(f"{out} holds a run already: go on with it by --resume, or choose another --out")
 
 
-def pictures(recipe: Train, device: torch.device) -> tuple[Pictures, Pictures | None]:
+def begun(recipe: Train, model: Model) -> None:
+    """Give `model` the trained parts that `recipe.start` names. Raises SpecError where there are none, or they do not fit."""
+    for part, source in recipe.start.items():
+        try:
+            donor = files.load(source, device=model.device)
+        except SpecError as error:
+            raise SpecError(f"start.{part}: {error}") from None
+        mine, theirs = getattr(model, part), getattr(donor, part)
+        if mine is None or theirs is None:
+            raise SpecError(f"start.{part}: {'this model' if mine is None else source} has no {part}")
+        files.fit(mine, theirs.state_dict(), f"start.{part}: {source}")
+
+
+def pictures(recipe: Train, device: torch.device) -> tuple[Pictures | Stream, Pictures | None]:
     """(training, held out or None). Raises DataError for pictures that are missing or cannot be read."""
 
     def load(source: Source) -> Pictures:
@@ -263,9 +293,16 @@ def pictures(recipe: Train, device: torch.device) -> tuple[Pictures, Pictures | 
             workers=recipe.workers,
         )
 
+    elsewhere = load(recipe.held_out_data) if recipe.held_out_data is not None else None
+    endless = getattr(recipe.data, "stream", None)
+    if endless is not None and getattr(recipe.data, "count", None) is None:
+        if recipe.held_out:
+            raise DataError("held_out: a share of a stream without end is no set; give held_out_data instead")
+        stream: Stream = endless(device)
+        return stream, elsewhere
     everything = load(recipe.data)
-    if recipe.held_out_data is not None:
-        return everything, load(recipe.held_out_data)
+    if elsewhere is not None:
+        return everything, elsewhere
     if not recipe.held_out:
         return everything, None
     training, held = store.split(everything, recipe.held_out)
