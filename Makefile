@@ -1,4 +1,4 @@
-# `make run` shows noise becoming clothes; `make test` checks everything. Both set themselves up in $(VENV).
+# `make run` shows noise becoming a picture of words; `make test` checks everything. Both set themselves up in $(VENV).
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -10,6 +10,7 @@ PY := $(VENV)/bin/python
 CORE := $(VENV)/.safelight-core
 DEV := $(VENV)/.safelight-dev
 OUT ?= out/first-light
+PROMPT ?= three red apples on a blue background
 # Two workers with one thread each: the tests' results do not depend on how many cores there are.
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist worksteal
@@ -17,8 +18,8 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist worksteal
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 18
 
-run: $(CORE) ## pictures and a film from the trained model that ships
-	@$(PY) -m safelight sample fashion-mnist --count 5 --out $(OUT) --film $(OUT)/denoising.gif
+run: $(CORE) ## a picture of words with its film, its steps and its recording, from the trained model that ships
+	@$(PY) -m safelight generate "$(PROMPT)" --out $(OUT)/picture.png --gif $(OUT)/steps.gif --show-steps --trace $(OUT)/trace.safetensors
 
 test: lint ## lint, types, floors, and the fast tests
 	@$(PYTEST) -m "not slow"

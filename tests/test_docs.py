@@ -24,7 +24,9 @@ HOME = {
     "sampler": "samplers.md",
     "mix": "guidance.md",
     "bend": "guidance.md",
+    "strength": "guidance.md",
     "network": "networks.md",
+    "dit-block": "networks.md",
     "source": "data.md",
     "weighting": "training.md",
     "times": "training.md",
@@ -67,7 +69,7 @@ def test_every_command_in_the_pages_is_accepted(page: str, command: str) -> None
 
 def test_the_help_of_train_names_every_recipe() -> None:
     said = importlib.import_module("safelight.cli.train").__doc__ or ""
-    assert [name for name in names() if not re.search(rf"[ ,]{name}[,.]", said)] == []
+    assert [name for name in names() if not re.search(rf"[\s,]{name}[,.]", said)] == []
 
 
 def test_there_are_commands_to_check() -> None:

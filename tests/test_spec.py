@@ -12,7 +12,15 @@ from tests import small
 
 # What a kind needs beyond its defaults, so that one of it can be made.
 NEEDS: dict[tuple[str, str], dict[str, object]] = {
+    ("task", "image"): {"picture": "sha256:00"},
+    ("task", "inpaint"): {"picture": "sha256:00", "mask": "sha256:01"},
+    ("task", "interpolate"): {"ends": [{"prompt": "a"}, {"prompt": "b"}]},
+    ("task", "invert"): {"picture": "sha256:00"},
+    ("task", "mix"): {"expression": '"a" + "b"'},
+    ("task", "outpaint"): {"picture": "sha256:00", "margins": [8, 0, 0, 0]},
     ("text", "label"): {"names": ["a", "b"]},
+    ("mix", "autoguidance"): {"weak": "fashion-mnist"},
+    ("network", "classifier"): {"names": ["a", "b"]},
     ("source", "idx"): {"path": "data"},
     ("source", "folder"): {"path": "data"},
     ("source", "parquet"): {"path": "data"},

@@ -5,6 +5,7 @@ One small set of parts; every diffusion system is a recipe of them; every run ca
     import safelight
     model = safelight.load("fashion-mnist")
     for event in safelight.generate(model, safelight.Request(prompt="ankle boot", count=4)): ...
+    safelight.load("default")("three red apples on a blue background").save("apples.png")
 
 The names below are the public face. They are imported when first touched, so `import safelight` costs milliseconds and
 loads neither torch nor pydantic.
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
     from safelight.denoise import Estimate as Estimate
     from safelight.generate import Request as Request
     from safelight.generate import generate as generate
+    from safelight.generate import load as load
     from safelight.grid import Grid as Grid
     from safelight.grid import grid as grid
     from safelight.model import Model as Model
     from safelight.model import ModelSpec as ModelSpec
-    from safelight.model import load as load
     from safelight.model import save as save
     from safelight.noise import Noise as Noise
     from safelight.process import Level as Level
@@ -67,7 +68,7 @@ _HOME: dict[str, str] = {
     "generate": "safelight.generate",
     "grid": "safelight.grid",
     "kinds": "safelight.spec",
-    "load": "safelight.model",
+    "load": "safelight.generate",
     "save": "safelight.model",
     "train": "safelight.train",
     "trajectory": "safelight.sample",

@@ -128,22 +128,36 @@ class _Numbers(NamedTuple):
     noise: float
 
 
-def branches(denoiser: Denoiser, conds: Mapping[str, Cond | None], levels: Sequence[Level] = ()) -> Branches:
+def branches(
+    denoiser: Denoiser,
+    conds: Mapping[str, Cond | None],
+    levels: Sequence[Level] = (),
+    others: Mapping[str, Denoiser] | None = None,
+) -> Branches:
     """Named conditions evaluated in one batched pass: what a guidance mix asks for.
 
-    conds: each of the batch B of x (None for an unconditional model). The denoiser is bound once for each set of names asked for.
+    conds: each of the batch B of x (None for an unconditional model). others: branches that another denoiser evaluates, each in a
+    pass of its own. A denoiser is bound once for each set of names asked of it.
     """
+    others = others or {}
     bound: dict[tuple[str, ...], Denoise] = {}
 
-    def evaluate(x: Tensor, level: Level, names: tuple[str, ...]) -> Mapping[str, Estimate]:
+    def together(who: Denoiser, x: Tensor, level: Level, names: tuple[str, ...]) -> dict[str, Estimate]:
         if names not in bound:
-            chosen = [conds[name] for name in names]
-            given = [c for c in chosen if c is not None]
-            bound[names] = denoiser.bind(Cond.cat(given) if given else None, levels)
+            given = [c for c in (conds[name] for name in names) if c is not None]
+            bound[names] = who.bind(Cond.cat(given) if given else None, levels)
         estimate = bound[names](torch.cat([x] * len(names)) if len(names) > 1 else x, level)
         x0 = estimate.x0.chunk(len(names))
         fraction = estimate.fraction.chunk(len(names)) if estimate.fraction is not None else (None,) * len(names)
         return {name: Estimate(a, f) for name, a, f in zip(names, x0, fraction, strict=True)}
+
+    def evaluate(x: Tensor, level: Level, names: tuple[str, ...]) -> Mapping[str, Estimate]:
+        mine = tuple(name for name in names if name not in others)
+        found = together(denoiser, x, level, mine) if mine else {}
+        for name in names:
+            if name in others:
+                found |= together(others[name], x, level, (name,))
+        return found
 
     return evaluate
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from safelight.denoise import branches
-from safelight.model import Model
+from safelight.assets import Assets
+from safelight.draw.pixels import to_bytes
+from safelight.model import Model, load
 from safelight.noise import Noise
 from safelight.process import Level
 from safelight.sample import State, Step, trajectory
-from safelight.spec import SpecError
-from safelight.task import Request, Resolved, Start
+from safelight.spec import SpecError, parse
+from safelight.task import Aside, Brief, Request, Resolved, Start
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class Started(NamedTuple):
@@ -57,7 +61,16 @@ class Finished(NamedTuple):
     pictures: Tensor
 
 
-Event = Started | Stepped | Finished
+class Prepared(NamedTuple):
+    """A step of what a task does before its stage (an inversion) is done; `milliseconds` of wall time."""
+
+    part: int
+    parts: int
+    aside: Aside
+    milliseconds: float
+
+
+Event = Started | Stepped | Finished | Prepared
 
 
 class Recording(Protocol):
@@ -78,39 +91,53 @@ class Recording(Protocol):
     def request(self) -> Request: ...
 
 
-def generate(model: Model, request: Request, *, recorded: Recording | None = None, first: int = 0) -> Iterator[Event]:
+def generate(
+    model: Model,
+    request: Request,
+    *,
+    assets: Assets | None = None,
+    recorded: Recording | None = None,
+    first: int = 0,
+    part: int | None = None,
+) -> Iterator[Event]:
     """Make the pictures of a request.
 
+    assets: the pictures and further models that the request names.
     recorded, first: go on with a recorded run from its step `first` instead of beginning anew; the request may ask for another
     prompt, guidance or sampler from there on (a fork), or be the recorded one (then the result is the recorded result, bit for bit).
     Pictures go by their numbers: a fork may ask for some of the recorded ones alone, by `index` and `count`.
-    Yields Started, Stepped (one a step) and Finished for every micro-batch. Model weights are not changed; no global random state
-    is used, as the model is in evaluation mode while it works, whatever its mode between the steps. Raises SpecError for requests
-    the model cannot follow, for pictures that the recorded run does not hold, and when a picture comes out non-finite.
+    part: make this micro-batch alone, the same to the last bit as in the whole run.
+    Yields Started, Stepped (one a step) and Finished for every micro-batch, and Prepared before Started where a task prepares.
+    Model weights are not changed; no global random state is used, as the model is in evaluation mode while it works, whatever its
+    mode between the steps. Raises SpecError for requests the model cannot follow, for pictures that the recorded run does not
+    hold, and when a picture comes out non-finite.
     """
-    asked = request.resolve(model)
+    assets = assets or Assets(device=model.device)
+    asked = request.resolve(model, assets)
     prompts = asked.pictures
     size = asked.micro_batch or len(prompts)
     parts = -(-len(prompts) // size)
-    for part in range(parts):
+    chosen = range(parts) if part is None else range(part, part + 1)
+    for part in chosen:
         rows = slice(part * size, min((part + 1) * size, len(prompts)))
         mine = tuple(prompts[rows])
         index = tuple(range(asked.index + rows.start, asked.index + rows.stop))
         noise = Noise(asked.seed, index)
-        with _at_rest(model):
-            stages = asked.task.stages(model, asked, mine, noise)
-            start = next(stages)
+        brief = Brief(model, asked, mine, index, noise, assets)
+        stages = asked.task.stages(brief)
+        start = yield from _next(stages, None, model, part, parts)
         stage = 0
-        while True:
+        x: Tensor | None = None
+        while start is not None:
             state: State | None = None
             if recorded is not None:
-                x, held = recorded.x(first), recorded.request.index
+                kept, held = recorded.x(first), recorded.request.index
                 there = slice(index[0] - held, index[-1] + 1 - held)
-                if there.start < 0 or there.stop > len(x):
+                if there.start < 0 or there.stop > len(kept):
                     raise SpecError(
-                        f"the recorded run holds pictures {held}..{held + len(x) - 1}, not {index[0]}..{index[-1]}: set index and count"
+                        f"the recorded run holds pictures {held}..{held + len(kept) - 1}, not {index[0]}..{index[-1]}: set index and count"
                     )
-                start = start._replace(x=x[there].to(start.x.device, start.x.dtype), levels=_levels(model, recorded))
+                start = start._replace(x=kept[there].to(start.x.device, start.x.dtype), levels=_levels(model, recorded))
                 if recorded.request.sampler == asked.sampler:
                     state = _rows(recorded.state(first), there, start.x)
             yield Started(asked, part, parts, stage, index, mine, tuple(start.levels), start.x, first, state)
@@ -118,14 +145,10 @@ def generate(model: Model, request: Request, *, recorded: Recording | None = Non
             for event in _steps(start, asked, noise, state, first, part, parts, stage):
                 x = event.step.x
                 yield event
-            try:
-                with _at_rest(model):
-                    start = stages.send(x)
-            except StopIteration:
-                break
+            start = yield from _next(stages, x, model, part, parts)
             stage += 1
         with _at_rest(model):
-            pictures = model.codec.decode(x).float()
+            pictures = asked.task.finish(brief, None if x is None else model.codec.decode(x).float())
         bad = (~torch.isfinite(pictures.flatten(1)).all(1)).nonzero().flatten().tolist()
         if bad:
             raise SpecError(
@@ -134,13 +157,28 @@ def generate(model: Model, request: Request, *, recorded: Recording | None = Non
         yield Finished(part, parts, index, mine, pictures)
 
 
+def _next(
+    stages: Generator[Start | Aside, Any, None], sent: Tensor | None, model: Model, part: int, parts: int
+) -> Generator[Prepared, None, Start | None]:
+    """The next stage, telling what the task does before it; None after the last. sent: the result of the stage before."""
+    while True:
+        began = time.perf_counter()
+        with _at_rest(model):
+            try:
+                item = stages.send(sent)
+            except StopIteration:
+                return None
+        if isinstance(item, Start):
+            return item
+        sent = None
+        yield Prepared(part, parts, item, (time.perf_counter() - began) * 1000)
+
+
 def _steps(
     start: Start, request: Resolved, noise: Noise, state: State | None, first: int, part: int, parts: int, stage: int
 ) -> Iterator[Stepped]:
-    denoise = start.mix(branches(start.denoiser, start.conds, start.levels))
-    for bend in start.bends:
-        denoise = bend(denoise)
-    run = trajectory(denoise, start.x, start.levels, request.sampler, noise, state=state, first=first)
+    draws = noise if start.noise is None else start.noise
+    run = trajectory(start.denoise(), start.x, start.levels, request.sampler, draws, state=state, first=first)
     while True:
         began = time.perf_counter()
         # Entered anew for every step: a generator must not hold a mode over its yields.
@@ -174,4 +212,23 @@ def _rows(state: State, rows: slice, like: Tensor) -> Mapping[str, Tensor | floa
     return {k: v[rows].to(like.device, like.dtype) if isinstance(v, Tensor) else v for k, v in state.items()}
 
 
-__all__ = ["Event", "Finished", "Recording", "Request", "Resolved", "Started", "Stepped", "generate"]
+def paint(model: Model, prompt: str | Sequence[str] = "", **fields: Any) -> Image | list[Image]:
+    """What `model(prompt, ...)` does: the pictures of a request, one as a picture, several as a list.
+
+    fields: of the Request, as in `model("a cat", seed=3, steps=12, count=4)`; `inputs` brings the pictures, uint8 (C, H, W), that the
+    request's task names. Raises SpecError as `generate` does, and for a field that there is not.
+    """
+    from PIL.Image import fromarray
+
+    assets = Assets(fields.pop("inputs", ()), device=model.device)
+    request = parse({"prompt": [prompt] if isinstance(prompt, str) else list(prompt), **fields}, "request")
+    assert isinstance(request, Request)
+    made = [event.pictures for event in generate(model, request, assets=assets) if isinstance(event, Finished)]
+    bytes_ = to_bytes(torch.cat(made))  # (N, H, W, C)
+    images = [fromarray(one[..., 0] if one.shape[-1] == 1 else one) for one in bytes_]
+    return images[0] if len(images) == 1 else images
+
+
+Model.painter = paint
+
+__all__ = ["Event", "Finished", "Recording", "Request", "Resolved", "Started", "Stepped", "generate", "load", "paint"]

@@ -11,9 +11,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -37,6 +37,8 @@ from safelight.spec import Spec, SpecError, describe, nearest, parse
 from safelight.text import TextSpec
 
 FORMAT = 1
+# The embedded model that "default" stands for.
+DEFAULT = "sprites-small"
 _KEY = "safelight"
 # Nothing sane has a header beyond this; a longer one is a file of another kind.
 _LONGEST_HEADER = 100_000_000
@@ -84,7 +86,7 @@ class ModelSpec(Spec, family="model", kind="model"):
         for name, take, give in zip(("context", "cond"), takes, gives, strict=True):
             if take and take != give:
                 raise ValueError(f"network.{name} is {take}, but {who} gives {give or 'nothing'} there")
-        if self.text is not None and not any(takes):
+        if self.text is not None and not any(takes) and not self.network.answers:
             raise ValueError(
                 f"the network would not hear {who}: set network.context to {gives[0]} or network.cond to {gives[1]}"
             )
@@ -96,7 +98,12 @@ class ModelSpec(Spec, family="model", kind="model"):
 
 
 class Model(nn.Module):
-    """A denoiser, the codec whose latents it denoises, and the encoder of its prompts (None: unconditional)."""
+    """A denoiser, the codec whose latents it denoises, and the encoder of its prompts (None: unconditional).
+
+    painter: how it is called; set by the floor above, which knows how to make pictures.
+    """
+
+    painter: ClassVar[Callable[..., Any] | None] = None
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -111,7 +118,14 @@ class Model(nn.Module):
                 f"model.network.channels is {takes}, but codec '{spec.codec.kind}' makes {latents} channels of a picture's {spec.channels}"
             )
         self.lineage: Mapping[str, Any] = {}
-        self.fingerprint = ""
+        # Of the file it was loaded from, empty for one that was not: its name without folder and suffix, hash, set of weights.
+        self.name = self.fingerprint = self.weights = ""
+
+    def forward(self, prompt: str | Sequence[str] = "", **fields: Any) -> Any:
+        """Pictures of a prompt, as `safelight.generate` makes them: `safelight.load("default")("a cat", seed=3)`. See `generate.paint`."""
+        if self.painter is None:
+            raise SpecError("a model paints once safelight.generate is imported; load it by safelight.load")
+        return type(self).painter(self, prompt, **fields)  # type: ignore[misc]
 
     @property
     def device(self) -> torch.device:
@@ -244,6 +258,8 @@ def locate(source: str | os.PathLike[str]) -> Path:
     if path.exists():
         return path
     assets = Path(__file__).parent / "assets"
+    if str(source) == "default":
+        return locate(DEFAULT)
     if path.name == str(source) and not path.suffix:
         if (assets / f"{source}.safetensors").is_file():
             return assets / f"{source}.safetensors"
@@ -321,7 +337,7 @@ def load(
         raise SpecError(f"{header.path} is damaged: {' '.join(str(error).split())}") from None
     fit(model, state, str(header.path), assign=True)
     model.lineage = header.lineage
-    model.fingerprint = fingerprint(header.path)
+    model.name, model.fingerprint, model.weights = header.path.stem, fingerprint(header.path), chosen
     if dtype is not None:
         model.to(dtype)
     return model.to(device).eval()

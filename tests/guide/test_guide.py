@@ -99,3 +99,13 @@ def test_threshold_formula() -> None:
 
 def test_threshold_limit_is_clipping() -> None:
     torch.testing.assert_close(bent(3 * X, limit=1.0), (3 * X).clamp(-1, 1))
+
+
+def test_threshold_bound_is_the_range_of_latents() -> None:
+    """Latents of unit variance go beyond 1: within `bound` nothing changes, in any number of channels; beyond it, it is the rule."""
+    z = torch.randn(3, 16, 8, 8, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(bent(z, bound=5.0), z)
+    found = bent(4 * z, bound=5.0)
+    m = (4 * z).abs().flatten(1).sort(1).values[:, round(0.995 * 1024) - 1].view(-1, 1, 1, 1)
+    assert float(m.min()) > 5
+    torch.testing.assert_close(found, (4 * z).clamp(-m, m) * 5 / m)

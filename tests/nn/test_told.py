@@ -15,7 +15,7 @@ from safelight.nn.embed import SinusoidSpec
 from safelight.nn.norm import GroupNormSpec
 from safelight.nn.told import Bound, ToldNetwork
 from safelight.nn.unet import UNetSpec
-from safelight.spec import SpecError
+from safelight.spec import SpecError, kinds
 
 NOISES = (999.0, 701.3, 333.1, 50.7, 0.0)
 
@@ -26,7 +26,7 @@ def draw(*shape: int, seed: int = 1) -> Tensor:
 
 
 def nets(cond: int = 4) -> list[ToldNetwork]:
-    """A U-Net with text and a DiT, none of their weights zero."""
+    """A U-Net with text, and DiTs of every kind of block with and without text; none of their weights zero."""
     torch.manual_seed(0)
     look = TransformerSpec(head_width=8, norm=GroupNormSpec(groups=4))
     unet = UNetSpec(
@@ -40,8 +40,13 @@ def nets(cond: int = 4) -> list[ToldNetwork]:
         cond=cond,
         context=6,
     )
-    dit = DiTSpec(width=32, depth=2, heads=4, cond=cond, embedding=SinusoidSpec(width=16))
-    built = [unet.build().eval(), dit.build().eval()]
+    waves = SinusoidSpec(width=16)
+    dits = [
+        DiTSpec(width=32, depth=2, heads=4, cond=cond, context=context, embedding=waves, block=kind)
+        for kind in kinds("dit-block")
+        for context in (0, 6)
+    ]
+    built = [spec.build().eval() for spec in (unet, *dits)]
     for net in built:
         for p in net.parameters():
             nn.init.normal_(p, std=0.1)

@@ -8,32 +8,52 @@ from pathlib import Path
 import pytest
 import torch
 
-from safelight.data import load
+from safelight.data import Pictures, Stream, load, to_unit
+from safelight.data.composed import ScenesSource
 from safelight.recipes import names, recipe
 from safelight.spec import SpecError, describe, parse
+from safelight.train import Train
 from safelight.train.feed import words
-from safelight.train.objective import Batch, Match
+from safelight.train.objective import Batch
 from safelight.train.run import fresh
 
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "fashion-1000"
 
 
+def some(found: Train) -> Pictures | Stream:
+    """Pictures such as the recipe learns from: scenes as they come, clothes from the fixture."""
+    if isinstance(found.data, ScenesSource):
+        return found.data.stream(torch.device("cpu"))
+    return load(str(FIXTURE), channels=1, size=(28, 28))
+
+
 @pytest.mark.parametrize("name", names())
 def test_a_recipe_is_its_description(name: str) -> None:
-    """It survives JSON, is called by its name, and a step of it on real pictures gives every weight a finite gradient."""
+    """It survives JSON, is called by its name, and a step of every player on its pictures gives each of their weights a finite gradient."""
     found = recipe(name)
     assert found.name == name and parse(json.loads(json.dumps(describe(found))), "train") == found
-    model = fresh(found)
-    data = load(str(FIXTURE), channels=1, size=(28, 28))
-    objective = found.objective
-    assert isinstance(objective, Match)
-    x0 = objective.see(model, data.batch(torch.arange(2)).float() / 127.5 - 1)
+    model, data = fresh(found), some(found)
+    players = found.objective.prepare(model)
+    numbers = torch.arange(2)
+    x0 = found.objective.see(model, to_unit(data.batch(numbers)))
     text = words(model, data, torch.device("cpu"))
-    tokens = None if text.tokens is None else text.tokens[:2]
-    loss = objective.loss(model, Batch(x0, tokens, text.null), objective.draw(model, x0, 0, 0)).mean()
-    loss.backward()
-    assert torch.isfinite(loss)
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    batch, draws = Batch(x0, text.of(numbers), text.null), found.objective.draw(model, x0, 0, 1000)
+    for player in players:
+        loss = player.loss(model.train(), batch, draws).mean()
+        loss.backward()
+        assert torch.isfinite(loss)
+        reached = [p.grad is not None for _, p in player.parameters]
+        assert sum(reached) >= 0.9 * len(reached)
+        assert all(torch.isfinite(p.grad).all() for _, p in player.parameters if p.grad is not None)
+
+
+def test_the_sprites_recipes_differ_in_what_they_compare() -> None:
+    """U-Net and DiT see the same scenes as often, on the same codec; the sharp decoder begins as the plain one."""
+    a, b = recipe("sprites-unet"), recipe("sprites-dit")
+    assert (a.plan, a.data, a.objective, a.start, a.model.codec) == (b.plan, b.data, b.objective, b.start, b.model.codec)
+    vae, sharp = recipe("sprites-vae"), recipe("sprites-vae-sharp")
+    assert a.start == sharp.start == {"codec": "runs/sprites-vae"}
+    assert vae.model.codec == sharp.model.codec == a.model.codec
 
 
 def test_the_tutorial_to_the_letter() -> None:

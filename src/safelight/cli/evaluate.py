@@ -4,9 +4,15 @@
   safelight evaluate quality FOLDER-OF-PICTURES --out out/quality
   safelight evaluate classifier --out classifier.safetensors
   safelight evaluate card out/quality/result.json
+  safelight evaluate adherence MODEL --prompts 1000 --scales 1,2,3,4,5 --out out/adherence
+  safelight evaluate adherence --control perfect
+  safelight evaluate codec MODEL MODEL --out out/codec
+  safelight evaluate retrieval JOINT --model MODEL
+  safelight evaluate train-judge --out sprites-judge.safetensors
 
 `quality` measures everything on the same pictures at one guidance scale: recognition, Frechet and kernel distance, precision,
-recall, density, coverage, copies of training pictures; beside each number stands what real pictures get.
+recall, density, coverage, copies of training pictures; beside each number stands what real pictures get. The others measure on
+sprite scenes, whose truth is known.
 """
 
 from __future__ import annotations
@@ -64,9 +70,59 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     fit.add_argument("--out", default="out/fashion-mnist-classifier.safetensors", metavar="FILE", help="(%(default)s)")
     _real(fit)
+    _text_to_image(verbs)
 
     card = verbs.add_parser("card", help="render a result.json as Markdown for a model's card")
     card.add_argument("result", metavar="FILE", help="a result.json")
+
+
+def _text_to_image(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """adherence, codec, retrieval, train-judge: what is measured on sprite scenes."""
+    asks = verbs.add_parser("adherence", help="does a text-to-image model show what it is asked for?")
+    asks.add_argument("model", metavar="MODEL", nargs="?", help="a model file, a run's folder, or a name that ships")
+    asks.add_argument(
+        "--control", choices=("perfect", "shuffled"), help="instead of a model: composed pictures, right or mixed up"
+    )
+    asks.add_argument("--prompts", type=int, default=1000, metavar="N", help="held-out prompts (%(default)s)")
+    asks.add_argument("--seen", type=int, default=500, metavar="N", help="prompts of what training shows (%(default)s)")
+    asks.add_argument(
+        "--curve", type=int, default=200, metavar="N", help="held-out prompts at each of several scales (%(default)s)"
+    )
+    asks.add_argument("--scales", default="1,2,3,4,5", metavar="X,X", help="guidance scales to choose from (%(default)s)")
+    asks.add_argument("--judge", metavar="FILE", help="the scene classifier (default: the one that ships)")
+    asks.add_argument("--out", default="out/adherence", metavar="DIR", help="a stopped run goes on from here (%(default)s)")
+
+    codec = verbs.add_parser("codec", help="how well codecs rebuild concepts that they never saw")
+    codec.add_argument("models", metavar="MODEL", nargs="+", help="model files, run folders, or names that ship")
+    codec.add_argument("--count", type=int, default=1000, metavar="N", help="pictures (%(default)s)")
+    codec.add_argument("--out", default="out/codec", metavar="DIR", help="(%(default)s)")
+
+    finds = verbs.add_parser("retrieval", help="do pictures find their words, and words their pictures, by a joint model?")
+    finds.add_argument("joint", metavar="JOINT", help="a joint model's file, or a name that ships")
+    finds.add_argument("--model", metavar="MODEL", help="a text-to-image model, whose pictures stand beside composed ones")
+    finds.add_argument("--scale", type=float, default=3.0, metavar="X", help="its guidance (%(default)s)")
+    finds.add_argument("--prompts", type=int, default=100, metavar="N", help="held-out prompts to choose among (%(default)s)")
+    finds.add_argument(
+        "--sets", type=int, default=5, metavar="N", help="sets of so many prompts, composed pictures (%(default)s)"
+    )
+    finds.add_argument("--out", default="out/retrieval", metavar="DIR", help="(%(default)s)")
+
+    judge = verbs.add_parser("train-judge", help="train the scene classifier that adherence is judged with, and examine it")
+    judge.add_argument("--steps", type=int, default=2800, metavar="N", help="of 128 scenes (%(default)s)")
+    judge.add_argument("--exam", type=int, default=4000, metavar="N", help="scenes it is examined on (%(default)s)")
+    judge.add_argument("--threads", type=int, default=1, help="of the CPU; the weights depend on it (1)")
+    judge.add_argument("--out", default="out/sprites-judge.safetensors", metavar="FILE", help="(%(default)s)")
+
+    for verb in (asks, finds):
+        verb.add_argument("--steps", type=int, metavar="N", help="steps of the sampler (the model's default)")
+        verb.add_argument("--batch", type=int, default=50, metavar="N", help="pictures made at a time (%(default)s)")
+    for verb in (asks, finds, codec):
+        verb.add_argument("--weights", metavar="NAME", help="raw, or the name of an average (ema)")
+    for verb in (asks, finds, judge):
+        verb.add_argument("--vocabulary", choices=("reduced", "full"), default="reduced", help="of the scenes (%(default)s)")
+    for verb in (asks, codec, finds, judge):
+        verb.add_argument("--seed", type=int, default=7 if verb is codec else 0, help="(%(default)s)")
+        verb.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, ...")
 
 
 def _real(parser: argparse.ArgumentParser) -> None:
@@ -80,6 +136,10 @@ def run(args: argparse.Namespace) -> int:
         return _quality(args)
     if args.what == "classifier":
         return _classifier(args)
+    if args.what in ("adherence", "codec", "retrieval", "train-judge"):
+        from safelight.cli import judging
+
+        return int(getattr(judging, args.what.replace("-", "_"))(args))
     from safelight.evaluate.card import card
     from safelight.spec import SpecError
 
@@ -125,7 +185,8 @@ def _open(args: argparse.Namespace, split: str, classifier: Classifier) -> Label
 
 def _made(args: argparse.Namespace, classifier: Classifier) -> Made:
     from safelight import device as devices
-    from safelight.cli.sample import bar, classes, resolve
+    from safelight.cli.making import bar, resolve
+    from safelight.cli.sample import classes
     from safelight.evaluate.made import collect, folder
     from safelight.generate import Event, Stepped, generate
     from safelight.model import load, locate, peek
@@ -140,9 +201,9 @@ def _made(args: argparse.Namespace, classifier: Classifier) -> Made:
     names = classes(model)
     if args.count < 1 or args.count % len(names):
         raise SpecError(f"--count {args.count} does not split evenly over {len(names)} classes")
-    asked = argparse.Namespace(**vars(args) | {"config": None, "prompt": None, "negative_prompt": None, "size": None})
+    asked = argparse.Namespace(**vars(args))
     asked.count = args.count // len(names)
-    request = resolve(asked, model)
+    request = resolve(asked, model, {"prompt": names})
     weights = args.weights or next((n for n in peek(args.model).weights if n != "raw"), "raw")
 
     from collections.abc import Iterator

@@ -1,6 +1,7 @@
 """What a file holds, from its header alone: no weight is read.
 
-FILE is a model, a run's folder, the name of a model that ships, a trace, or any other safetensors file.
+FILE is a model, a run's folder, the name of a model that ships, a trace, any other safetensors file, or a picture: then its note,
+with the request that made it and the pictures it descends from, or the `parameters` text of another tool.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from safelight.spec import SpecError
@@ -18,19 +20,58 @@ _DEPTH = 3
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The file, `--tensors`, `--json`."""
-    parser.add_argument("file", metavar="FILE", help="a model file, a run's folder, or a name that ships")
+    parser.add_argument("file", metavar="FILE", help="a model file, a run's folder, a name that ships, or a picture")
     parser.add_argument("--tensors", action="store_true", help="list every tensor")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print what the header says."""
-    found = look(args.file, tensors=args.tensors)
+    from safelight.picture import FORMATS
+
+    pictured = Path(args.file).suffix.lower() in FORMATS
+    found = carried(args.file) if pictured else look(args.file, tensors=args.tensors)
     if args.json:
         print(json.dumps(found, indent=2))
+    elif pictured:
+        unfold(found)
     else:
         show(found)
     return 0
+
+
+def carried(source: str) -> dict[str, Any]:
+    """What a picture's file says of it, JSON-ready, without torch. Raises SpecError for a damaged note."""
+    from safelight import picture
+
+    note = picture.note(source)
+    texts = picture.texts(source)
+    found: dict[str, Any] = {"file": source, "bytes": Path(source).stat().st_size, "what": "picture"}
+    if note is not None:
+        found |= {"note": note.model_dump(mode="json")}
+    if picture.PARAMETERS in texts:
+        found |= {"parameters": texts[picture.PARAMETERS]}
+    return found
+
+
+def unfold(found: dict[str, Any]) -> None:
+    """Print a picture's note for a person: how it was made, what it descends from, and on what machine."""
+    print(f"{found['file']}: {found['what']}, {sized(found['bytes'])}")
+    note = dict(found.get("note", {}))
+    if not note:
+        print(f"\nparameters\n{found['parameters']}" if "parameters" in found else "it says nothing of how it was made")
+        return
+    request, lineage = note.pop("request"), note.pop("lineage")
+    which = f"picture {note['index'] + 1} of {note['count']} of the run" if note["count"] > 1 else "the only picture of the run"
+    print(f"\nrequest ({which})\n" + outline(request, 1))
+    print("\nlineage, oldest first" if lineage else "\nlineage\n  none: made from no other picture")
+    for ancestor in lineage:
+        made = ancestor["request"]
+        words = ", ".join(map(repr, made["prompt"])) if made else ""
+        how = f"{(made.get('task') or {}).get('kind', 'text')} {words}, by {ancestor['model']['name']}" if made else "no note"
+        print(f"  {ancestor['seal']}  {how}")
+    del note["index"], note["count"]
+    print("\nfacts\n" + outline({k: v for k, v in note.items() if v not in ({}, [], "")}, 1))
 
 
 def look(source: str, *, tensors: bool = False) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import json
 import math
 import types
 import typing
+from enum import Enum
 from typing import Any
 
 from pydantic_core import PydanticUndefined
@@ -96,6 +97,8 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # JSON has no infinity; "inf" is read back as one
+    if isinstance(value, Enum):
+        return value.value
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 

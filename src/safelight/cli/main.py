@@ -3,7 +3,7 @@
 The index below is all that `safelight --help` reads: torch, numpy and pydantic are imported by the verb that needs them.
 A verb's module has `add(parser)`, which declares its options, and `run(args) -> int`, whose result is the exit code.
 
-Exit codes: 0 done, 1 done and found something wrong (`data check`, `doctor`), 2 the input cannot be used, 130 interrupted.
+Exit codes: 0 done, 1 done and found something wrong (`data check`, `prompt check`, `doctor`), 2 the input cannot be used, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -20,13 +20,22 @@ from safelight import __version__
 
 # verb -> (module in this room, one line of help)
 VERBS: dict[str, tuple[str, str]] = {
+    "generate": ("generate", "make a picture of words, and see how it came out of noise"),
+    "edit": ("edit", "change a picture: all of it, a masked part, or beyond its edges"),
+    "vary": ("vary", "make variations of a picture: the same, a little otherwise"),
+    "morph": ("morph", "make the pictures on the way from one to another, and a film of them"),
+    "mix": ("mix", "add, subtract and weight texts and pictures, and make the picture of the sum"),
+    "grid": ("grid", "one sheet of pictures over one, two or three fields of a request"),
     "sample": ("sample", "make pictures with a trained model"),
+    "reproduce": ("reproduce", "make a picture again from what its file says, and compare every byte"),
     "train": ("train", "train a model from a recipe or a config file"),
     "evaluate": ("evaluate", "measure a model's pictures against real ones"),
     "noise": ("noise", "show a picture drowning in noise, at chosen times and schedules"),
     "plot": ("plot", "draw schedules or a run's losses to a file"),
     "data": ("data", "look at a data set before training (check), or get one (fetch)"),
     "scenes": ("scenes", "look at the sprite scenes that the embedded model learns from"),
+    "prompt": ("prompt", "what could be said better in a prompt (check), and what an encoder reads of it (read)"),
+    "export": ("export", "write a trained model as one small file"),
     "inspect": ("inspect", "what a model file holds: spec, lineage, parameters, without reading weights"),
     "list": ("list", "every registered part with its fields"),
     "doctor": ("doctor", "versions, devices, precisions and folders of this machine"),

@@ -6,7 +6,8 @@
   safelight train mine.yaml --data ~/pictures --device cpu
   safelight train --resume --out runs/small
 
-Recipes: fashion-mnist, fashion-mnist-dit, fashion-mnist-edm, fashion-mnist-tutorial.
+Recipes: fashion-mnist, fashion-mnist-dit, fashion-mnist-edm, fashion-mnist-noisy-classifier, fashion-mnist-tutorial,
+sprites-clip, sprites-dit, sprites-unet, sprites-vae, sprites-vae-sharp, sprites-vq.
 Ctrl-C finishes the step, writes a checkpoint and says how to go on.
 """
 
@@ -22,8 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from PIL import Image
     from rich.progress import Progress
 
+    from safelight.model import Model
     from safelight.train import Report, Run, Train
 
 # Pictures of a sample grid: so many for each class, or in all for a model without classes.
@@ -165,8 +168,9 @@ def _describe(going: Run) -> None:
     print(f"data     {going.data.summary()}")
     print(f"held out {data['held_out']:,} pictures")
     print(f"device   {machine.title(going.device)}, {known['precision']['effective']}")
-    if known["terminal_snr"]:
-        alpha = float(going.recipe.model.process.alpha(1.0))
+    process = getattr(going.recipe.model, "process", None)
+    if known["terminal_snr"] and process is not None:
+        alpha = float(process.alpha(1.0))
         print(f"note     the last level's SNR is {known['terminal_snr']:.3g}, not 0: x_T keeps {alpha:.2f} of the picture")
     print(f"out      {going.out}")
 
@@ -178,11 +182,29 @@ def sheet(going: Run) -> Path:
     from safelight.generate import Finished, Request, generate
 
     model = going.state.snapshot(going.model)
+    if model.denoiser.network not in going.recipe.objective.parts(model):
+        return save(going.out / "samples" / f"step-{going.state.step:08d}.png", _rebuilt(going, model))
     names = list(getattr(model.text.spec, "names", ()) if model.text is not None else ())[:_CLASSES]
-    request = Request(prompt=tuple(names) or ("",), count=_EACH if names else _PLAIN, seed=0)
+    prompts = going.recipe.prompts or tuple(names)
+    request = Request(prompt=prompts or ("",), count=_EACH if prompts else _PLAIN, seed=0)
     made = [event.pictures.cpu() for event in generate(model, request) if isinstance(event, Finished)]
-    picture = lay(made[0], columns=_EACH, rows=names) if names else lay(made[0])
+    picture = lay(made[0], columns=_EACH, rows=prompts) if prompts else lay(made[0])
     return save(going.out / "samples" / f"step-{going.state.step:08d}.png", picture)
+
+
+def _rebuilt(going: Run, model: Model) -> Image.Image:
+    """Of a codec's run: held-out pictures above, what the codec makes of them below."""
+    import torch
+
+    from safelight.data import to_unit
+    from safelight.draw.grid import sheet as lay
+    from safelight.train.autoencode import fidelity
+
+    source = going.held_out if going.held_out is not None else going.data
+    x = to_unit(source.batch(torch.arange(min(_PLAIN, source.n))))
+    found = fidelity(model.codec, x)
+    title = f"{float(found.psnr.mean()):.2f} dB"
+    return lay(torch.cat([x, found.pictures]).cpu(), columns=len(x), rows=("held out", "rebuilt"), title=title)
 
 
 def _forecast(recipe: Train, out: Path | None, device: str) -> None:

@@ -42,7 +42,7 @@ class KL(Latent):
         that a weight on it means the same at any size, and the same as in the published 1e-6 beside summed errors.
         """
         mean, logvar = self.posterior(x)
-        if self.training:
+        if self.training and mean.requires_grad:  # the scale of an encoder that does not learn stays
             self._follow(mean)
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1) / x[0].numel()  # (B,)
         return Reconstruction(self.paint(mean + (logvar / 2).exp() * noise), kl)

@@ -78,10 +78,11 @@ class VQ(Latent):
         The decoder sees the codes; the encoder gets the decoder's gradient as if they were its features (straight-through).
         """
         f = self.features(x)
-        if self.training:
+        learns = self.training and f.requires_grad  # the codes and the scale of an encoder that does not learn stay
+        if learns:
             self._learn(f.detach())
         code = self._codes(self.nearest(f)).detach()
-        if self.training:
+        if learns:
             self._follow(code)
         return Reconstruction(self.paint(f + (code - f).detach()), (f - code).square().flatten(1).mean(1))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from safelight.data.scenes.small import SMALL
 from safelight.data.scenes.splits import Split
 from safelight.data.scenes.sprites import SIDE, Pack
 from safelight.data.scenes.sprites import load as load_pack
+from safelight.data.scenes.words import STYLES
 from safelight.data.source import DataError, Dataset, Example, Pixels, Source
 from safelight.data.stream import Stream
 from safelight.spec import Spec, describe
@@ -110,6 +111,12 @@ class SceneStream(Stream):
             self._phrases = Phrases(self.composer.pack.nouns, self.composer.device)
         return self._phrases
 
+    @property
+    def words(self) -> list[str]:
+        """Every word of its captions, in alphabetical order."""
+        absent = set(STYLES) - {sprite.style for sprite in self.composer.pack.sprites}
+        return sorted({word.strip(",") for text in self.phrases.texts for word in text.split()} - absent - {""})
+
     def scenes(self, indices: Tensor) -> Scenes:
         """What pictures of consecutive numbers show."""
         first, count = int(indices[0]), len(indices)
@@ -150,9 +157,4 @@ class SceneStream(Stream):
         )
 
 
-def nouns_of(vocabulary: Vocabulary) -> Sequence[str]:
-    """What its things are called."""
-    return [noun.phrase for noun in vocabulary.pack().nouns]
-
-
-__all__ = ["FULL", "REDUCED", "SceneSet", "SceneStream", "ScenesSource", "Vocabulary", "nouns_of"]
+__all__ = ["FULL", "REDUCED", "SceneSet", "SceneStream", "ScenesSource", "Vocabulary"]

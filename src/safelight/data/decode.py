@@ -46,6 +46,25 @@ def decode(data: bytes, limit: int = MAX_PIXELS) -> Pixels:
         raise CorruptError(_reason(error)) from None
 
 
+def opacity(data: bytes, limit: int = MAX_PIXELS) -> Pixels | None:
+    """How opaque each pixel of the picture in `data` is, uint8 (H, W, 1), 255 wholly; None where it has no transparency.
+
+    Raises CorruptError as `decode` does.
+    """
+    if not data:
+        raise CorruptError("empty file")
+    try:
+        with _open(io.BytesIO(data), limit) as image:
+            image.load()
+            if not _has_alpha(image) or image.mode.startswith("I"):  # `decode` does not look for it in 16-bit grey either
+                return None
+            return np.array(_upright(image).convert("RGBA").getchannel("A"))[..., None]
+    except CorruptError:
+        raise
+    except Exception as error:
+        raise CorruptError(_reason(error)) from None
+
+
 def probe(file: BinaryIO, limit: int = MAX_PIXELS) -> tuple[int, int]:
     """(width, height) as the header of a picture says, undecoded. Raises CorruptError as `decode` does."""
     if not file.read(1):
@@ -91,10 +110,7 @@ def _open(file: BinaryIO, limit: int) -> Image.Image:
 
 
 def _pixels(image: Image.Image) -> Pixels:
-    try:
-        image = ImageOps.exif_transpose(image)
-    except Exception:  # a broken EXIF block says nothing about the pixels, which are whole
-        pass
+    image = _upright(image)
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N") or (image.mode == "I" and image.format in ("PNG", "PPM", None)):
         deep = np.asarray(image).astype(np.int64)
         if deep.size and (deep.min() < 0 or deep.max() > 65535):
@@ -102,7 +118,7 @@ def _pixels(image: Image.Image) -> Pixels:
         return (deep >> 8).astype(np.uint8)[..., None]
     if image.mode in ("I", "F"):
         raise CorruptError(f"pixels of mode {image.mode} have no known white: convert them to 8 or 16 bits")
-    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+    if _has_alpha(image):
         is_grey = image.mode in ("LA", "La", "L", "1")
         clear = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", clear.size, (255, 255, 255, 255)), clear).convert("RGB")
@@ -113,6 +129,17 @@ def _pixels(image: Image.Image) -> Pixels:
     if image.mode in ("1", "L"):
         return np.array(image.convert("L"))[..., None]
     return np.array(image.convert("RGB"))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a broken EXIF block says nothing about the pixels, which are whole
+        return image
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info
 
 
 def _reason(error: Exception) -> str:

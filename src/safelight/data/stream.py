@@ -72,6 +72,11 @@ class Stream(ABC):
     def reader(self, text: Any) -> Callable[[Tensor], Tensor]:
         """Picture numbers (B,) -> the captions as `text` (a TextEncoder) tokenises them, (B, L), on the device."""
 
+    @property
+    @abstractmethod
+    def words(self) -> list[str]:
+        """Every word that its captions are made of: what a model trained on it has read."""
+
     @abstractmethod
     def first(self, count: int) -> Pictures:
         """The first `count` pictures as a set in memory: what a loss on trained pictures is measured on."""
@@ -88,5 +93,5 @@ class Stream(ABC):
         """The pictures that `batch(indices)` gives: these."""
         return indices
 
-    def prefetch(self, indices: Tensor) -> None:
-        """Nothing to decode ahead."""
+    def prefetch(self, indices: Tensor) -> None:  # noqa: B027 (there is nothing to decode ahead)
+        """These pictures come next, which changes nothing here."""

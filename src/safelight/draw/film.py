@@ -115,7 +115,7 @@ def film(
     each = max(
         20, round(1000 * seconds / len(pages) / 10) * 10
     )  # GIF counts in 1/100 s, and browsers slow down what is below 2
-    _write(target, pages, [each] * (len(pages) - 1) + [each + round(1000 * hold)])
+    write(target, pages, [each] * (len(pages) - 1) + [each + round(1000 * hold)])
     return target
 
 
@@ -177,7 +177,8 @@ class _Layout:
         return page.image
 
 
-def _write(target: Path, pages: list[Image.Image], durations: list[int]) -> None:
+def write(target: Path, pages: list[Image.Image], durations: list[int]) -> None:
+    """Write pages as a looping film in the format of the suffix, whole or not at all. durations: of each page, in milliseconds."""
     suffix = target.suffix.lower()
     with atomic(target) as temporary:
         if suffix == ".gif":

@@ -6,6 +6,11 @@ manifold.py    precision, recall, density, coverage
 copies.py      nearness to training pictures, calibrated on held-out ones
 real.py, made.py   the two sides: real pictures, and generated ones with how they were made
 report.py      all of it at once, as JSON  card.py     the same as Markdown
+
+On sprite scenes, whose truth is known:
+scene_classifier.py  the judge: which concept is in this box?       adherence.py  does a model show what it is asked for?
+designs.py     copies of training sprites, over place, size, ground  show.py       the pictures of a report
+rebuilt.py     codecs on concepts they never saw                     retrieval.py  pictures and words finding each other
 """
 
 from __future__ import annotations

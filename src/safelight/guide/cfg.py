@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Self
-
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from safelight.denoise import Branches, Denoise, Estimate
 from safelight.guide.base import Mix
+from safelight.guide.strength import Interval, Scale, strength
 from safelight.process import Level
 
 
@@ -26,35 +25,28 @@ class NoGuidance(Mix, kind="none"):
 class CFG(Mix, kind="cfg"):
     """x0 = x0_null + scale (x0_cond - x0_null) (Ho and Salimans 2022, eq. 6; scale = 1 + w there). Scale 1 is no guidance.
 
-    The mix is linear, so it is the same in eps, v or x0. interval: guide only at times t in [low, high] (Kynkaanniemi et al. 2024);
-    outside, and at scale 1, one branch is evaluated instead of two. rescale: the part (0..1) by which each picture's
-    standard deviation is brought back to that of the conditional branch (Lin et al. 2023, eq. 14-16, applied to x0).
+    The mix is linear, so it is the same in eps, v or x0. scale: a number, or a strength that changes over the run. interval: guide
+    only at times t in [low, high] (Kynkaanniemi et al. 2024); outside, and at scale 1, one branch is evaluated instead of two.
+    rescale: the part (0..1) by which each picture's standard deviation is brought back to that of the conditional branch (Lin et al.
+    2023, eq. 14-16, applied to x0).
     """
 
-    scale: float = Field(2.0, ge=0)
-    interval: tuple[float, float] = (0.0, 1.0)
+    scale: Scale = 2.0
+    interval: Interval = (0.0, 1.0)
     rescale: float = Field(0.0, ge=0, le=1)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        low, high = self.interval
-        if not 0 <= low < high <= 1:
-            raise ValueError(f"interval must be 0 <= low < high <= 1, not ({low:g}, {high:g})")
-        return self
 
     @property
     def names(self) -> tuple[str, ...]:
         return ("cond", "null")
 
     def __call__(self, branches: Branches) -> Denoise:
-        low, high = self.interval
-
         def guided(x: Tensor, level: Level) -> Estimate:
-            if self.scale == 1 or not low <= float(level.t) <= high:
+            scale = strength(self.scale, self.interval, level)
+            if scale == 1:
                 return branches(x, level, ("cond",))["cond"]
             both = branches(x, level, ("cond", "null"))
             cond, null = both["cond"].x0, both["null"].x0
-            x0 = null.lerp(cond, self.scale)
+            x0 = null.lerp(cond, scale)
             if self.rescale:
                 over = _spread(cond) / _spread(x0).clamp(min=1e-12)
                 x0 = x0 * (self.rescale * over + (1 - self.rescale))

@@ -14,7 +14,9 @@ from safelight.process import Level
 class Threshold(Bend, kind="threshold"):
     """x0 -> clip(x0, -m, m) / m, m = max(bound, the `percentile` quantile of |x0| over a picture) (Saharia et al. 2022, section 2.3).
 
-    bound: the data's range, 1 for pixels. percentile = 1 with a picture inside the range changes nothing; m is never below `bound`.
+    bound: the data's range: 1 for pixels; for latents of unit variance, which have no hard range, about 4 (of a normal variable 1 in
+    16,000 values lies beyond): with 1 they would be flattened. percentile = 1 with a picture inside the range changes nothing; m is
+    never below `bound`.
     limit: m is not allowed above this (None as in the paper: no limit); limit = bound is plain clipping.
     """
 

@@ -284,16 +284,16 @@ class TransformerBlock(nn.Module):
 class CrossAttention(nn.Module):
     """`out(softmax(q(y) k(c)^T / sqrt(d)) v(c))`: places ask, words answer. Rombach et al. 2022, section 3.3."""
 
-    def __init__(self, width: int, heads: int, context: int, qk_norm: bool = False) -> None:
+    def __init__(self, width: int, heads: int, context: int, qk_norm: bool = False, bias: bool = False) -> None:
         super().__init__()
         self.attend = Heads(heads, width // heads, qk_norm)
-        self.q = nn.Linear(width, width, bias=False)
-        self.kv = nn.Linear(context, 2 * width, bias=False)
+        self.q = nn.Linear(width, width, bias=bias)
+        self.kv = nn.Linear(context, 2 * width, bias=bias)
         self.out = nn.Linear(width, width)
 
     def read(self, tokens: Tensor, mask: Tensor | None = None) -> Words:
         """tokens: (B, L, D). mask: (B, L) bool, True where a token counts. A text of which no token counts is read whole."""
-        k, v = self.kv(tokens).chunk(2, dim=2)  # 2 x (B, L, C)
+        k, v = self.kv(tokens.to(self.kv.weight.dtype)).chunk(2, dim=2)  # 2 x (B, L, C)
         if mask is not None:
             mask = (mask | ~mask.any(dim=1, keepdim=True))[:, None, None, :]  # (B, 1, 1, L); softmax over nothing would be NaN
         return Words(self.attend.key(k), self.attend.value(v), mask)  # (B, H, L, d)

@@ -105,39 +105,67 @@ class TextTower(nn.Module):
         nn.init.normal_(self.position, std=0.01)
         initialise(blocks, width)
 
-    def forward(self, ids: Tensor, skip: int = 0) -> tuple[Tensor, Tensor]:
+    def forward(self, ids: Tensor, skip: int = 0, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """skip: leave out the last blocks ("clip skip" minus one); the last norm applies all the same.
 
-        Raises ValueError when L exceeds the window.
+        hidden: (B, L) bool, True for tokens that no token may look at, itself included. Raises ValueError when L exceeds the window.
         """
         if ids.shape[1] > self.length:
             raise ValueError(
                 f"{ids.shape[1]} tokens do not fit a window of {self.length}: tokenize in windows of {self.length}"
             )
         close = (ids == self.end).int().argmax(-1)  # (B,) the first `end`
-        mask = None
-        if not self.causal:
-            mask = (torch.arange(ids.shape[1], device=ids.device) <= close[:, None])[:, None, None]  # (B, 1, 1, L)
+        place = torch.arange(ids.shape[1], device=ids.device)
+        mask = None if self.causal else (place <= close[:, None])[:, None, None]  # (B, 1, 1, L)
+        if hidden is not None:
+            seen = place <= place[:, None] if mask is None else mask  # (L, L) or (B, 1, 1, L)
+            mask = seen & ~hidden[:, None, None]  # (B, 1, L or 1, L)
         h = self.token(ids) + self.position[: ids.shape[1]]  # (B, L, W)
         for block in self.blocks[: len(self.blocks) - skip]:
-            h = block(h, mask, self.causal)  # (B, L, W)
+            h = block(h, mask, self.causal and hidden is None)  # (B, L, W)
         h = self.norm(h)
         return h, h[torch.arange(len(h), device=h.device), close]  # (B, L, W), (B, W)
+
+
+def stem(channels: int, patch: int, width: int) -> nn.Sequential:
+    """(B, channels, H, W) -> (B, width, H / patch, W / patch) by 3x3 convolutions of stride 2 and a last one of 1x1.
+
+    Xiao et al. 2021, "Early convolutions help transformers see better", section 4, with group norm in place of batch norm.
+    """
+    halvings = patch.bit_length() - 1
+    if patch != 2**halvings or not halvings or width % 2**halvings:
+        raise ValueError(f"convolutions halve a picture: a patch of {patch} is no power of two that divides a width of {width}")
+    layers: list[nn.Module] = []
+    for i in range(halvings):
+        out = width >> (halvings - 1 - i)
+        layers += [nn.Conv2d(channels, out, 3, stride=2, padding=1, bias=False), nn.GroupNorm(1, out), nn.GELU()]
+        channels = out
+    return nn.Sequential(*layers, nn.Conv2d(width, width, 1))
 
 
 class ImageTower(nn.Module):
     """Pictures (B, channels, size, size) -> states of class token and patches (B, 1 + n, width), and the pooled one (B, width).
 
     A vision transformer (Dosovitskiy et al. 2021) with CLIP's extra norm before the blocks; the pooled state is the class
-    token's after the last norm.
+    token's after the last norm. early: patches are made by convolutions, see `stem`, instead of one linear map.
     """
 
-    def __init__(self, channels: int, size: int, patch: int, width: int, layers: int, heads: int, quick: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        patch: int,
+        width: int,
+        layers: int,
+        heads: int,
+        quick: bool = False,
+        early: bool = False,
+    ) -> None:
         super().__init__()
         if size % patch:
             raise ValueError(f"patches of {patch} do not divide a picture of {size}")
         self.size = size
-        self.patches = nn.Conv2d(channels, width, patch, stride=patch, bias=False)
+        self.patches = stem(channels, patch, width) if early else nn.Conv2d(channels, width, patch, stride=patch, bias=False)
         self.first = nn.Parameter(torch.empty(width))
         self.position = nn.Parameter(torch.empty((size // patch) ** 2 + 1, width))
         self.before = nn.LayerNorm(width)
@@ -204,7 +232,9 @@ class Pair(nn.Module):
 
     def compare(self, images: Tensor, texts: Tensor) -> Similarity:
         """images: (B, space), texts: (N, space), both embedded. Zero-shot classification is this with a text per class."""
-        logits = self.scale.clamp(max=math.log(100.0)).exp() * images @ texts.T  # (B, N)
+        # Under autocast this product would be rounded to 1/256, which the temperature makes a third of a logit.
+        with torch.autocast(images.device.type, enabled=False):
+            logits = self.scale.clamp(max=math.log(100.0)).exp() * images @ texts.T  # (B, N)
         return Similarity(logits, logits.softmax(-1))
 
     def contrast(self, images: Tensor, texts: Tensor, same: Tensor | None = None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -25,7 +25,12 @@ class Output(NamedTuple):
 
 
 class NetworkSpec(Spec, family="network"):
-    """The architecture of a network: everything needed to build it with fresh weights."""
+    """The architecture of a network: everything needed to build it with fresh weights.
+
+    answers: whether it answers with classes (F: (B, classes)) instead of a picture. Such a one hears no label: it is to say it.
+    """
+
+    answers: ClassVar[bool] = False
 
     def build(self) -> Network:
         """A network of this architecture with freshly initialised weights."""

@@ -1,10 +1,29 @@
-"""What happens to a picture at a network's entrance and exit: its size padded up and cropped, its memory laid out."""
+"""What happens to a picture at a network's entrance and exit: a map joined to it, its size padded up and cropped, its memory laid out."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from safelight.spec import SpecError
+
+
+def joined(x: Tensor, image: Tensor | None, channels: int) -> Tensor:
+    """x: (B, C, *space), image: (B or 1, channels, *space), a map -> (B, C + channels, *space). With channels 0, x.
+
+    In the dtype of x. Raises SpecError when the image is missing or of another shape.
+    """
+    if not channels:
+        return x
+    if image is None:
+        raise SpecError(f"cond.image is missing: the network was built with image={channels}")
+    if image.shape[1:] != (channels, *x.shape[2:]) or len(image) not in (1, len(x)):
+        raise SpecError(
+            f"cond.image is {tuple(image.shape)}: beside a picture of {tuple(x.shape)} this network takes"
+            f" {(len(x), channels, *x.shape[2:])}"
+        )
+    return torch.cat((x, image.to(x.dtype).expand(len(x), *image.shape[1:])), dim=1)  # (B, C + channels, *space)
 
 
 def pad_to(x: Tensor, stride: int) -> Tensor:

@@ -41,7 +41,7 @@ from safelight.nn.blocks import (
 from safelight.nn.embed import Embedding, SinusoidSpec
 from safelight.nn.network import NetworkSpec, Output
 from safelight.nn.norm import GroupNormSpec, Norm, RMSNormSpec
-from safelight.nn.pad import channels_last, crop_to, from_patches, pad_to, to_patches
+from safelight.nn.pad import channels_last, crop_to, from_patches, joined, pad_to, to_patches
 from safelight.nn.told import Told, ToldNetwork
 from safelight.spec import SpecError
 
@@ -362,11 +362,8 @@ class UNet(ToldNetwork):
 
     def draw(self, x: Tensor, told: Told, words: tuple[tuple[Words, ...], ...], image: Tensor | None = None) -> Output:
         """x: (B, channels, *space). image: (B or 1, image, *space). F and fraction: (B, channels, *space)."""
-        if self.spec.image:
-            if image is None:
-                raise SpecError(f"cond.image is missing: the network was built with image={self.spec.image}")
-            x = torch.cat((x, image.expand(len(x), *image.shape[1:])), dim=1)  # (B, channels + image, *space)
-        small = to_patches(pad_to(x, self.spec.stride), self.spec.patch)  # (B, (channels + image) patch^dims, *space')
+        both = joined(x, image, self.spec.image)  # (B, channels + image, *space)
+        small = to_patches(pad_to(both, self.spec.stride), self.spec.patch)  # (B, (channels + image) patch^dims, *space')
         h = channels_last(self.stem(small))  # (B, C, *space')
         kept = [h] if self.keep_stem else []
         next_told = iter(told)

@@ -6,10 +6,10 @@ The other 100 concepts are the measure: what it rebuilds of them it did not lear
 
 from __future__ import annotations
 
-from safelight.codec.base import CodecSpec
 from safelight.codec.kl import KLSpec
 from safelight.data.composed import ScenesSource
 from safelight.data.scenes.splits import Split
+from safelight.model import ModelSpec
 from safelight.recipes.sprites_unet import model
 from safelight.train import Every, Plan, Train
 from safelight.train.autoencode import Autoencode
@@ -20,15 +20,15 @@ from safelight.train.optim import Cosine as Falling
 OBJECTIVE = Autoencode(l1=1.0, l2=2.0, gradient=0.5, order=5e-3)
 
 
-def codec(name: str, notes: str, spec: CodecSpec) -> Train:
+def codec(name: str, notes: str, model: ModelSpec, objective: Autoencode = OBJECTIVE) -> Train:
     """A codec's run on scenes: what these recipes share."""
     return Train(
         name=name,
         notes=notes,
-        model=model(spec),
+        model=model,
         data=ScenesSource(split=Split.CODEC),
         held_out_data=ScenesSource(split=Split.CODEC_HELD, seed=999, count=512),
-        objective=OBJECTIVE,
+        objective=objective,
         plan=Plan(
             batch=16,
             images=120_000,
@@ -45,4 +45,4 @@ def codec(name: str, notes: str, spec: CodecSpec) -> Train:
 
 def recipe() -> Train:
     """7,500 steps of 16: about 20 minutes of one core."""
-    return codec("sprites-vae", "KL autoencoder of sprite scenes, f8 z16.", KLSpec())
+    return codec("sprites-vae", "KL autoencoder of sprite scenes, f8 z16.", model(KLSpec()))

@@ -36,3 +36,9 @@ class TextEncoder(nn.Module):
     def forward(self, tokens: Tensor) -> Cond:
         """tokens: (B, L), on the encoder's device."""
         raise NotImplementedError
+
+    def read(self, prompts: Sequence[str], emphasis: str = "none") -> Cond:
+        """Prompts -> Cond, on the encoder's device. emphasis: how brackets weigh words, for encoders whose words can be weighted."""
+        device = next(self.parameters()).device
+        cond: Cond = self(self.tokenize(prompts).to(device))
+        return cond

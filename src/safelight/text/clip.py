@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from safelight.cond import Cond
 from safelight.nn.clip import TextTower
 from safelight.text.base import TextEncoder, TextSpec
+from safelight.text.prompt import Reading, Window, a1111, compel, windows
 from safelight.text.tokens import load
 
 
@@ -81,11 +82,75 @@ class CLIPText(TextEncoder):
         if self.training and not self.spec.causal and n == self.spec.length and tokens.device.type == "cpu":
             # Places that no caption of the batch reaches are masked everywhere: left out, nothing else changes.
             ids = ids[:, : int((ids == self.tokenizer.end).int().argmax(-1).max()) + 1]
-            n = ids.shape[1]
-        states, pooled = self.tower(ids, self.spec.skip)  # (B k, L, W), (B k, W)
+        return self._encode(ids, b)
+
+    def windows(self, prompts: Sequence[str], emphasis: str = "a1111") -> list[Reading]:
+        """How each prompt will be read: its windows, their tokens, and what weight each piece of text has. Raises as `read` does."""
+        return [windows(self.tokenizer, prompt, emphasis, self.spec.length) for prompt in prompts]
+
+    def read(self, prompts: Sequence[str], emphasis: str = "none") -> Cond:
+        """Prompts -> Cond, with the weights and BREAKs of a mode of prompt/parse.py; see text/prompt.py for what a weight does.
+
+        A prompt without syntax gives what `forward(tokenize([prompt]))` gives, the very bits where it fits one window, in every mode;
+        and any prompt gives the same bits alone and in a batch, as each window is encoded by itself. The vector is not weighted:
+        none of the three tools does (they take the first window's; here it is the mean of all, as ever). Raises SpecError for an
+        unknown mode, and for what `parse` refuses.
+        """
+        voice = _Voice(self)
+        known: dict[str, Cond] = {}
+        for prompt in prompts:
+            if prompt not in known:
+                known[prompt] = voice.say(self.windows([prompt], emphasis)[0], emphasis)
+        return Cond.cat([known[prompt] for prompt in prompts])
+
+    def _encode(self, ids: Tensor, b: int, hidden: Tensor | None = None) -> Cond:
+        n = len(ids) // max(b, 1) * ids.shape[1]
+        states, pooled = self.tower(ids, self.spec.skip, hidden)  # (B k, L, W), (B k, W)
         there = ids[:, :1] == self.tokenizer.begin  # (B k, 1) False for a window that only fills up
         close = (ids == self.tokenizer.end).int().argmax(-1, keepdim=True)  # (B k, 1)
         mask = (torch.arange(ids.shape[1], device=ids.device) <= close) & there  # (B k, L)
         share = there.view(b, -1, 1).to(pooled.dtype)  # (B, k, 1)
         vector = (self.projection(pooled).view(b, share.shape[1], -1) * share).sum(1) / share.sum(1)  # (B, D)
         return Cond(states.reshape(b, n, -1), mask.reshape(b, n), vector)
+
+
+class _Voice:
+    """Encodes windows one by one, each of them once."""
+
+    def __init__(self, text: CLIPText) -> None:
+        self.text, self.device = text, text.tower.position.device
+        self.seen: dict[tuple[tuple[int, ...], tuple[bool, ...]], Cond] = {}
+
+    def row(self, first: object, middle: Sequence[object], rest: object) -> list[object]:
+        """`middle` where a window's tokens stand, between `begin` and what fills the window."""
+        return [first, *middle, *[rest] * (self.text.spec.length - 1 - len(middle))]
+
+    def window(self, window: Window, hide: int | None) -> Cond:
+        hidden = tuple(part == hide for part in window.parts)
+        if (window.ids, hidden) not in self.seen:
+            t, pad = self.text.tokenizer, self.text.spec.pad
+            ids = self.row(t.begin, [*window.ids, t.end], t.end if pad is None else pad)
+            mask = torch.tensor([self.row(False, hidden, False)], device=self.device) if any(hidden) else None
+            self.seen[window.ids, hidden] = self.text._encode(torch.tensor([ids], device=self.device), 1, mask)
+        return self.seen[window.ids, hidden]
+
+    def states(self, windows: Sequence[Window], hide: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """z (k, L, W), mask (k, L), vector (k, D); no token looks at those of segment `hide`."""
+        z, mask, vector, _ = Cond.cat([self.window(window, hide) for window in windows])
+        assert z is not None and mask is not None and vector is not None  # a CLIP tower gives all three
+        return z, mask, vector
+
+    def say(self, reading: Reading, emphasis: str) -> Cond:
+        """The Cond of one prompt."""
+        z, mask, vector = self.states(reading.windows)
+        if any(weight != 1 for window in reading.windows for weight in window.weights):
+            rows = [self.row(1.0, window.weights, 1.0) for window in reading.windows]
+            w = torch.tensor(rows, device=self.device, dtype=z.dtype)  # (k, L)
+            if emphasis == "a1111":
+                z = a1111(z, w, torch.ones_like(mask) if self.text.spec.causal else mask)
+            else:
+                empty = self.states([Window((), (), (), ())])[0]  # (1, L, W)
+                below = reading.below.items() if emphasis == "compel" else ()
+                without = [(weight, self.states(reading.windows, part)[0]) for part, weight in below]
+                z = compel(z, w, empty, without)  # without a segment below 1 it is comfy's
+        return Cond(z.reshape(1, -1, z.shape[-1]), mask.reshape(1, -1), vector.mean(0, keepdim=True))

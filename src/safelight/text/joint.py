@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from safelight.files import atomic
 from safelight.nn.clip import ImageTower, Pair, Similarity
@@ -24,9 +25,10 @@ FORMAT = 1  # of the file
 _KEY = "safelight.joint"
 
 
-class JointSpec(Spec):
+class JointSpec(Spec, family="joint", kind="joint"):
     """text: the language tower. size, channels: of the square pictures. patch, width, layers, heads: of the picture tower, a
-    vision transformer. space: dimensions of the shared sphere. The default has 4,942,657 parameters."""
+    vision transformer; early: its patches are made by convolutions, not by one linear map (learns from fewer pictures).
+    space: dimensions of the shared sphere. The default has 4,942,657 parameters."""
 
     text: CLIPTextSpec = CLIPTextSpec(causal=False)
     channels: int = Field(3, ge=1)
@@ -35,6 +37,7 @@ class JointSpec(Spec):
     width: int = Field(192, ge=1)
     layers: int = Field(4, ge=1)
     heads: int = Field(3, ge=1)
+    early: bool = False
     space: int = Field(128, ge=1)
 
     @model_validator(mode="after")
@@ -43,6 +46,8 @@ class JointSpec(Spec):
             raise ValueError(f"size is that of a square that patches of {self.patch} tile, not {self.size[0]}x{self.size[1]}")
         if self.width % self.heads:
             raise ValueError(f"{self.heads} heads do not divide a width of {self.width}")
+        if self.early and (self.patch < 2 or self.patch & (self.patch - 1) or self.width % self.patch):
+            raise ValueError(f"early: convolutions need a patch that is a power of two and divides the width, not {self.patch}")
         return self
 
     def build(self) -> Joint:
@@ -57,7 +62,9 @@ class Joint(nn.Module):
         super().__init__()
         self.spec = spec
         self.text = CLIPText(spec.text)
-        image = ImageTower(spec.channels, spec.size[0], spec.patch, spec.width, spec.layers, spec.heads, spec.text.quick)
+        image = ImageTower(
+            spec.channels, spec.size[0], spec.patch, spec.width, spec.layers, spec.heads, spec.text.quick, spec.early
+        )
         self.pair = Pair(spec.text.projection or spec.text.width, image, spec.space)
         self.lineage: dict[str, Any] = {}
 
@@ -77,9 +84,20 @@ class Joint(nn.Module):
         return self.pair.embed_image(x)
 
     @torch.no_grad()
-    def texts(self, prompts: Sequence[str]) -> Tensor:
+    def texts(self, prompts: Sequence[str], batch: int = 256) -> Tensor:
         """(N, space): prompts of any length, embedded."""
-        return self.embed_text(self.text.tokenize(prompts).to(self.device))
+        tokens = self.text.tokenize(prompts)
+        if not len(tokens) or tokens.shape[1] > self.spec.text.length:
+            return self.embed_text(tokens.to(self.device))
+        # Prompts of about the same length together: what lies behind the last of a batch to end is not computed.
+        ends = (tokens == self.text.tokenizer.end).int().argmax(1)  # (N,)
+        order = ends.argsort(stable=True)
+        found = torch.empty(len(tokens), self.spec.space, device=self.device)
+        for rows in order.split(batch):
+            ids = tokens[rows, : int(ends[rows[-1]]) + 1].to(self.device)
+            _, pooled = self.text.tower(ids, self.spec.text.skip)
+            found[rows.to(self.device)] = self.pair.embed_text(self.text.projection(pooled))
+        return found
 
     @torch.no_grad()
     def pictures(self, x: Tensor, batch: int = 256) -> Tensor:
@@ -90,6 +108,18 @@ class Joint(nn.Module):
     def similarity(self, x: Tensor, prompts: Sequence[str]) -> Similarity:
         """How well each of N pictures fits each of M prompts: (N, M). Zero-shot classification, with a prompt a class."""
         return self.pair.compare(self.pictures(x), self.texts(prompts))
+
+    def classify(self, x: Tensor, names: Sequence[str], templates: Sequence[str] = ("a picture of {}",)) -> Similarity:
+        """Which of M names each of N pictures shows: (N, M). A class is the direction of its templates' mean.
+
+        Radford et al. 2021, section 3.1.4, "prompt ensembling". Raises SpecError for a template without its place, {}.
+        """
+        for template in templates:
+            if "{}" not in template:
+                raise SpecError(f"template '{template}' has no place for the name: write {{}} in it")
+        texts = self.texts([template.replace("{}", name) for name in names for template in templates])
+        classes = F.normalize(texts.unflatten(0, (len(names), len(templates))).mean(1), dim=-1)
+        return self.pair.compare(self.pictures(x), classes)
 
 
 def recall(images: Tensor, texts: Tensor, k: int = 1) -> tuple[float, float]:
@@ -117,24 +147,38 @@ def save(
 
 
 def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Joint:
-    """A saved pair, in evaluation mode, float32. Raises SpecError, in one line, for a missing, foreign or damaged file."""
+    """A saved pair, or that of a run's checkpoint, in evaluation mode, float32.
+
+    Of a run's checkpoint the first average is taken, else the raw weights. Raises SpecError, in one line, for a missing, foreign or
+    damaged file.
+    """
     from safetensors import SafetensorError, safe_open
 
     target = Path(path)
     if not target.is_file():
-        raise SpecError(f"{target}: there is no joint model; train one with the recipe sprites-clip")
+        raise SpecError(f"{path}: there is no joint model; train one with the recipe sprites-clip")
     try:
         with safe_open(target, framework="pt") as file:
-            header = file.metadata() or {}
-            if header.get(_KEY) != str(FORMAT):
-                raise SpecError(f"{target}: no joint model of format {FORMAT}")
-            tensors = {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118 (not a dict)
+            spec, lineage, weights = _described(target, file.metadata() or {})
+            names = {k.removeprefix(weights): k for k in file.keys() if k.startswith(weights)}  # noqa: SIM118 (not a dict)
+            tensors = {name: file.get_tensor(full).float() for name, full in names.items()}
         with torch.random.fork_rng(devices=[]):
-            joint = JointSpec.model_validate(json.loads(header["spec"])).build()
+            joint = JointSpec.model_validate(spec).build()
         joint.load_state_dict(tensors)
     except (SafetensorError, OSError) as error:
         raise SpecError(f"{target}: not a readable .safetensors file ({one_line(error)})") from None
     except (KeyError, json.JSONDecodeError, ValidationError, RuntimeError) as error:
         raise SpecError(f"{target}: {one_line(error, 'spec')}") from None
-    joint.lineage = json.loads(header.get("lineage", "{}"))
+    joint.lineage = lineage
     return joint.to(device).eval()
+
+
+def _described(path: Path, header: Mapping[str, str]) -> tuple[Any, dict[str, Any], str]:
+    """The spec, the lineage and what the names of the weights to take begin with: a saved pair's own, or those of a checkpoint."""
+    if header.get(_KEY) == str(FORMAT):
+        return json.loads(header["spec"]), json.loads(header.get("lineage", "{}")), ""
+    about = json.loads(header.get("safelight", "{}"))
+    if about.get("format") != FORMAT or about.get("spec", {}).get("family") != "joint":
+        raise SpecError(f"{path}: no joint model of format {FORMAT}")
+    weights = next((name for name in about["weights"] if name != "raw"), "raw")
+    return about["spec"], about["lineage"], f"{weights}/"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # Objectives beside `match` are registered by being imported.
 from safelight.train import autoencode as autoencode
+from safelight.train import classify as classify
 from safelight.train import contrast as contrast
 from safelight.train.checkpoint import Unwritable
 from safelight.train.loop import Broken, Diverged, Report, begin, train

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from safelight.codec import Codec
 from safelight.codec.latent import Latent
-from safelight.model import Model
+from safelight.model import Model, locate
 from safelight.nn.autoencoder import PatchCritic
 from safelight.spec import SpecError
 from safelight.text.joint import Joint, load
@@ -33,8 +33,9 @@ class Autoencode(Objective, kind="autoencode"):
     of the features that a picture tower trained here has of x' and x, each token's scaled to length 1 (Zhang et al. 2018, eq. 1).
     A = -D(x'), averaged over patches; the critic D learns max(0, 1 - D(x)) + max(0, 1 + D(x')) beside it (hinge, eq. 7 there).
 
-    eye: the file of a joint model, for P. warmup: critic and A come in after so many optimizer steps, when x' is a picture.
-    seed: of the critic's first weights.
+    encoder: whether the encoder learns too. Without it the decoder alone does, on latents that stay what they are, scale included,
+    so that a denoiser of these latents stays right. eye: the file of a joint model, or its name, for P. warmup: critic and A come in
+    after so many optimizer steps, when x' is a picture. seed: of the critic's first weights.
     """
 
     l1: float = Field(1.0, ge=0)
@@ -47,6 +48,7 @@ class Autoencode(Objective, kind="autoencode"):
     critic: tuple[int, ...] = Field((32, 64, 128), min_length=1)
     warmup: int = Field(1000, ge=0)
     seed: int = Field(0, ge=0)
+    encoder: bool = True
 
     def prepare(self, model: Model) -> list[Player]:
         """One player, the codec; with an adversarial weight a second, the critic, whose parameters are called `critic.*`.
@@ -58,8 +60,11 @@ class Autoencode(Objective, kind="autoencode"):
             raise SpecError("objective.eye: a perceptual weight needs the file of a joint model to look with")
         model.requires_grad_(False)
         codec.requires_grad_(True)
-        eye = _Eye(load(self.eye, device=model.device)) if self.perceptual and self.eye else None
-        mine = [(f"codec.{name}", p) for name, p in codec.named_parameters()]
+        if not self.encoder:
+            for part in (codec.encoder, codec.before):
+                part.requires_grad_(False)
+        eye = _Eye(load(locate(self.eye), device=model.device)) if self.perceptual and self.eye else None
+        mine = [(f"codec.{name}", p) for name, p in codec.named_parameters() if p.requires_grad]
         if not self.adversarial:
             return [Player(mine, _Painter(self, eye, None))]
         with torch.random.fork_rng(devices=[]):  # the critic begins the same in every run of this seed

@@ -33,8 +33,11 @@ class Contrastive(Objective, kind="contrastive"):
 
     def draw(self, model: Model, like: Tensor, seed: int, step: int) -> Draws:
         """Nothing is drawn."""
-        n = len(like)
-        return Draws(torch.zeros(n, dtype=torch.float64), like.new_zeros(n), torch.zeros(n, dtype=torch.bool))
+        return _nothing(like)
+
+    def fixed(self, model: Model, u: Tensor, eps: Tensor) -> Draws:
+        """Nothing is drawn. A held-out picture is contrasted with the panel's others, `batch` at a time."""
+        return _nothing(eps)
 
     def loss(self, model: Model, batch: Batch, draws: Draws) -> Tensor:
         """(B,) float32."""
@@ -43,6 +46,11 @@ class Contrastive(Objective, kind="contrastive"):
             raise SpecError("objective: contrast needs captions, and the data have none")
         same = (tokens[:, None] == tokens[None]).all(-1)  # (B, B)
         return pair.pair.contrast(pair.embed_image(batch.x0), pair.embed_text(tokens), same)
+
+
+def _nothing(like: Tensor) -> Draws:
+    n = len(like)
+    return Draws(torch.zeros(n, dtype=torch.float64), like.new_zeros(n), torch.zeros(n, dtype=torch.bool))
 
 
 def joint(model: nn.Module) -> Joint:

@@ -120,7 +120,8 @@ class Jury:
     def judge(self, model: Model, step: int) -> Judged:
         """Both panels' losses under `model`, which is not changed and must be in evaluation mode."""
         held, seen = self.held_out.losses(model, self.objective), self.training.losses(model, self.objective)
-        learns = any(part is model.denoiser.network for part in self.objective.parts(model))
+        network = model.denoiser.network if hasattr(model, "denoiser") else None
+        learns = any(part is network for part in self.objective.parts(model))
         if self._trivial is None and learns:
             self._trivial = float(self.held_out.losses(_silent(model), self.objective).mean())
         return Judged(

@@ -15,20 +15,22 @@ import platform
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Annotated, Any, Literal, NamedTuple, cast
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 import safelight
 from safelight import data as store
 from safelight import device as machine
 from safelight import model as files
 from safelight.data import Crop, DataError, Fit, Pictures, Source, Stream
+from safelight.data.composed import ScenesSource
 from safelight.files import atomic_bytes
 from safelight.model import Model, ModelSpec
 from safelight.process.tables import Table
 from safelight.spec import Spec, SpecError, describe, parse
+from safelight.text.joint import JointSpec
 from safelight.train import checkpoint
 from safelight.train.feed import words
 from safelight.train.held import Jury
@@ -61,9 +63,25 @@ _FREE = (
 )
 
 
+def _learner(value: Any) -> Any:
+    """A joint model says so by its kind; whatever does not is a model."""
+    if isinstance(value, Mapping):
+        return (JointSpec if value.get("kind") == JointSpec.kind else ModelSpec).model_validate(value)
+    return value
+
+
+def _told(spec: ModelSpec | JointSpec) -> dict[str, Any]:
+    return describe(spec, family=False) if isinstance(spec, JointSpec) else spec.model_dump(mode="json")
+
+
+# What a run trains. Both have channels, a size and a text; beyond these an objective asks of its model what it needs.
+Learner = Annotated[ModelSpec | JointSpec, BeforeValidator(_learner), PlainSerializer(_told)]
+
+
 class Train(Spec, family="train", kind="train"):
     """A training run, described in full: `fit(train, folder)` runs it.
 
+    model: a model, or with `kind: joint` the pair of towers that puts texts and pictures into one space (objective `contrastive`).
     data: the pictures; they are brought to the model's size by `fit`. held_out: the part of them kept for the held-out loss, chosen by
     content; held_out_data: pictures for it from elsewhere instead. workers: threads that decode pictures. memory: whether decoded
     pictures are kept. reproduced: numbers this recipe reached here, by name.
@@ -73,7 +91,7 @@ class Train(Spec, family="train", kind="train"):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     notes: str = ""
-    model: ModelSpec
+    model: Learner
     data: Source
     fit: Fit = Crop()
     held_out: float = Field(0.0, ge=0, lt=1)
@@ -136,6 +154,7 @@ class Run:
     def lineage(self) -> dict[str, Any]:
         """How the weights came to be; goes into every model file. No path of this machine is in it."""
         recipe = self.recipe
+        # A stream's words are few, and what a prompt is checked against.
         return {
             "recipe": recipe.name,
             "plan": describe(recipe.plan),
@@ -145,8 +164,10 @@ class Run:
             "images": self.state.seen,
             "held_out": self.state.history[-1].loss if self.state.history else None,
             "start": self._parents,
+            # Scenes are told whole, as they have no path: what a model of them knows can be asked again.
+            **({"scenes": describe(recipe.data)} if isinstance(recipe.data, ScenesSource) else {}),
             "code": f"safelight {safelight.__version__}",
-        }
+        } | ({"vocabulary": self.data.words} if isinstance(self.data, Stream) else {})
 
     def _set_up(self) -> None:
         vacant(self.out)
@@ -245,8 +266,10 @@ def ready(recipe: Train, device: torch.device, *, resume: bool = False) -> Ready
             f"plan.batch x plan.accumulation = {plan.per_step:,} is larger than the data ({data.n:,} pictures to train on)"
         )
     words(model, data, torch.device("cpu"))
-    guide = recipe.model.defaults.mix
-    if plan.every.sample and model.text is None and guide.names != ("cond",):
+    if plan.every.sample and not isinstance(recipe.model, ModelSpec):
+        raise SpecError("plan.every.sample: a joint model makes no pictures on the way; set it to 0")
+    guide = recipe.model.defaults.mix if isinstance(recipe.model, ModelSpec) else None
+    if guide and plan.every.sample and model.text is None and guide.names != ("cond",):
         raise SpecError(
             f"model.defaults.mix: a model without text leaves guidance '{guide.kind}' nothing to go by; set model.defaults.mix=none"
         )
@@ -272,7 +295,7 @@ def begun(recipe: Train, model: Model) -> None:
             donor = files.load(source, device=model.device)
         except SpecError as error:
             raise SpecError(f"start.{part}: {error}") from None
-        mine, theirs = getattr(model, part), getattr(donor, part)
+        mine, theirs = getattr(model, part, None), getattr(donor, part)
         if mine is None or theirs is None:
             raise SpecError(f"start.{part}: {'this model' if mine is None else source} has no {part}")
         files.fit(mine, theirs.state_dict(), f"start.{part}: {source}")
@@ -312,8 +335,7 @@ def pictures(recipe: Train, device: torch.device) -> tuple[Pictures | Stream, Pi
 def fresh(recipe: Train) -> Model:
     """The recipe's model with fresh weights on the CPU: a pure function of plan.seed, on any device."""
     with keyed(torch.device("cpu"), recipe.plan.seed, "weights"):
-        model: Model = recipe.model.build()
-    return model
+        return cast(Model, recipe.model.build())  # or a joint model, for an objective that trains one
 
 
 def about(out: Path) -> dict[str, Any]:
@@ -355,7 +377,7 @@ def facts(run: Run) -> dict[str, Any]:
     """What run.json says of a run."""
     recipe, device = run.recipe, run.device
     precision = recipe.plan.effective(device)
-    process = recipe.model.process
+    process = recipe.model.process if isinstance(recipe.model, ModelSpec) else None
     return {
         "format": 1,
         "recipe": describe(recipe),

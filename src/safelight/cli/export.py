@@ -1,0 +1,86 @@
+"""Write a trained model as one small file: one set of its weights, in half precision, with its spec and its lineage.
+
+    safelight export runs/mine --out mine.safetensors
+    safelight export runs/mine --weights raw --dtype float32 --out mine-raw.safetensors
+
+RUN is a run's folder (its latest checkpoint) or a model file. What it makes is measured, not assumed: the largest difference that the
+precision makes to a weight is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safelight.spec import SpecError
+
+if TYPE_CHECKING:
+    from safelight.model import Model
+
+_DTYPES = ("float16", "bfloat16", "float32")
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """What is exported, and as what."""
+    parser.add_argument("model", metavar="RUN", help="a run's folder or a model file")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the file to write: NAME.safetensors")
+    parser.add_argument("--weights", metavar="NAME", help="raw, or the name of an average; without it the first average")
+    parser.add_argument("--codec", metavar="RUN", help="take the decoder from here: a codec whose latents are the same")
+    parser.add_argument("--dtype", choices=_DTYPES, default=_DTYPES[0], help=f"of the numbers ({_DTYPES[0]})")
+
+
+def swap(model: Model, source: str) -> dict[str, str]:
+    """Give `model` another codec's weights, which must make the very same latents; returns what goes into its lineage.
+
+    Raises SpecError where a number of the encoder or of the scale differs: a denoiser would then paint something else.
+    """
+    import torch
+
+    from safelight.model import fit, load
+
+    donor = load(source, dtype=None)
+    mine, theirs = model.codec.state_dict(), donor.codec.state_dict()
+    for name, value in mine.items():
+        head = name.split(".")[0]
+        decodes = head in ("decoder", "after", "seen")  # `seen` counts training batches
+        if not decodes and (name not in theirs or not torch.equal(value, theirs[name])):
+            raise SpecError(
+                f"--codec {source}: '{name}' differs, so its latents are others; it must be trained with objective.encoder=false"
+            )
+    fit(model.codec, theirs, f"--codec {source}")
+    return {"codec": donor.fingerprint}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, read back, and say what became of the numbers."""
+    import torch
+
+    from safelight.model import load, peek, save
+
+    out = Path(args.out)
+    if out.suffix != ".safetensors":
+        raise SpecError(f"--out {out}: a model file is called NAME.safetensors")
+    if out.exists():
+        raise SpecError(f"--out {out}: there is a file already; name another, or delete it first")
+    model = load(args.model, args.weights, dtype=None)
+    chosen = model.weights
+    codec = swap(model, args.codec) if args.codec else {}
+    # Under the name that they have, so that `--weights ema` goes on meaning the same thing.
+    state = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lineage = {**model.lineage, "parent": model.fingerprint, **codec}
+    if chosen == "raw":
+        save(out, model, lineage=lineage, dtype=getattr(torch, args.dtype))
+    else:
+        save(out, model, lineage=lineage, averages={chosen: state}, raw=False, dtype=getattr(torch, args.dtype))
+    again = load(out, dtype=None).state_dict()
+    apart = max(
+        (float((again[name].double() - value.double()).abs().max() / value.double().abs().max().clamp(min=1e-30)))
+        for name, value in state.items()
+    )
+    header = peek(out)
+    count = sum(entry.size for entry in header.tensors.values())
+    print(f"model    {out}: {out.stat().st_size / 1e6:.1f} MB, {count:,} numbers of '{chosen}' in {args.dtype}")
+    print(f"lost     at most {apart:.1e} of the largest number of a tensor")
+    return 0

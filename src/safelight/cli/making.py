@@ -1,0 +1,487 @@
+"""What the verbs that make pictures share: their options, the request that these describe, the run under a bar, and the files."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from safelight.spec import SpecError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from safelight.assets import Assets
+    from safelight.generate import Started, Stepped
+    from safelight.model import Model
+    from safelight.picture import Note
+    from safelight.process import Level
+    from safelight.task import Aside, Resolved
+
+# The model that is meant when none is named.
+MODEL = "default"
+# So many pictures fit a film that one wants to look at, and so many moments a table of steps.
+_IN_A_FILM = 12
+_MOMENTS = 8
+_SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
+_NO_WRITER = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic")
+
+
+def options(
+    parser: argparse.ArgumentParser, *, model: bool = True, prompt: bool = True, film: str = "the denoising as a film"
+) -> None:
+    """The options of every verb that makes pictures. model: `--model`, for verbs that do not take it by position. prompt: what
+    guidance leads away from and how brackets weigh, for verbs that read prompts."""
+    asked = parser.add_argument_group("what")
+    if model:
+        asked.add_argument(
+            "--model", default=MODEL, metavar="NAME", help=f"a model file, a run's folder, or a name that ships ({MODEL})"
+        )
+    if prompt:
+        asked.add_argument(
+            "--negative-prompt", "--negative", metavar="TEXT", help="what guidance leads away from, instead of nothing"
+        )
+        asked.add_argument("--emphasis", metavar="MODE", help="how brackets weigh words: a1111 (default), comfy, compel, none")
+    asked.add_argument("--count", type=int, metavar="N", help="pictures for each prompt")
+    asked.add_argument("--seed", type=int, metavar="N", help="picture k of a seed is always the same picture (0)")
+    asked.add_argument("--index", type=int, metavar="K", help="begin with picture K of the seed (0)")
+    asked.add_argument("--size", metavar="HxW", help="in pixels, if not the size the model was trained on")
+    how = parser.add_argument_group("how (what is not given is the model's default)")
+    how.add_argument("--steps", "--num-inference-steps", type=int, metavar="N", help="steps of the sampler")
+    how.add_argument("--sampler", metavar="KIND", help="see: safelight list sampler")
+    how.add_argument("--grid", metavar="KIND", help="where the steps lie; see: safelight list grid")
+    how.add_argument("--guidance", "--guidance-scale", type=float, metavar="X", help="classifier-free guidance; 1 is none")
+    how.add_argument(
+        "--set", action="append", default=[], metavar="PATH=VALUE", help="any field: sampler.eta=1, mix.rescale=0.7"
+    )
+    how.add_argument("--config", metavar="FILE", help="a request kept by --save-config; flags and --set go over it")
+    how.add_argument("--weights", metavar="NAME", help="raw, or the name of an average (ema)")
+    how.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, ...; see: safelight doctor")
+    how.add_argument("--micro-batch", type=int, metavar="N", help="pictures made at a time, where memory is short")
+    out = parser.add_argument_group("where to")
+    out.add_argument("--out", metavar="PATH", help="folder of the pictures (out/VERB), or the one picture's file")
+    out.add_argument("--format", choices=("png", "webp", "jpg"), default="png", help="of the pictures (png)")
+    out.add_argument("--film", "--gif", nargs="?", const="", metavar="FILE", help=f"{film}: .gif, .webp or .apng")
+    out.add_argument("--show-steps", action="store_true", help="also steps.png: x_t and the guess of x_0 along the way")
+    out.add_argument(
+        "--trace",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="the whole recording as one .safetensors, to scrub, fork and compare",
+    )
+    out.add_argument("--save-config", metavar="FILE", help="the request with all defaults filled in, as YAML")
+    out.add_argument("--no-metadata", action="store_true", help="nothing in the files but the pictures")
+
+
+def resolve(
+    args: argparse.Namespace,
+    model: Model,
+    given: Mapping[str, Any],
+    assets: Assets | None = None,
+    *,
+    plain: Mapping[str, Any] | None = None,
+) -> Resolved:
+    """The request that a config file, the verb, the flags and --set describe, with the model's defaults filled in.
+
+    A later one goes over an earlier: the file's fields (without a file `plain`), what the verb was given, the flags, --set.
+    """
+    from safelight.cli.overrides import assign, read
+    from safelight.spec import describe, parse
+    from safelight.task import Request
+
+    asked_for: dict[str, Any] = {**(read(args.config) if getattr(args, "config", None) else plain or {}), **given}
+    names = ("negative_prompt", "emphasis", "count", "seed", "index", "steps", "sampler", "grid", "micro_batch")
+    flags = {name.removesuffix("_prompt"): getattr(args, name, None) for name in names} | {
+        "size": size(getattr(args, "size", None))
+    }
+    asked_for |= {name: value for name, value in flags.items() if value is not None}
+    asked = parse(asked_for, "request")
+    assert isinstance(asked, Request)
+    full = describe(asked.resolve(model, assets), family=False)
+    if args.guidance is not None:
+        # The model's own guidance keeps its interval and rescale; only its strength is asked for.
+        mix = full["mix"] if "scale" in full["mix"] else {"kind": "cfg"}
+        full["mix"] = {**mix, "scale": args.guidance}
+    asked = parse(assign(full, args.set), "request")
+    assert isinstance(asked, Request)
+    return asked.resolve(model, assets)
+
+
+class Made(NamedTuple):
+    """What a run left: the pictures, uint8 (C, H, W) each, their files, and lines for the person who asked."""
+
+    pictures: list[Tensor]
+    files: list[Path]
+    lines: list[str]
+
+
+def make(
+    args: argparse.Namespace,
+    model: Model,
+    request: Resolved,
+    assets: Assets | None = None,
+    *,
+    parents: Sequence[tuple[Tensor, Note | None]] = (),
+    verb: str = "generate",
+) -> Made:
+    """Make the pictures of a request under a bar, write them with all that was asked for, and print where everything is.
+
+    parents: the pictures it is made from with their notes, as `picture.read` gives them: the lineage of the new ones.
+    """
+    import torch
+
+    from safelight import device as devices
+    from safelight.assets import Assets
+    from safelight.generate import Finished, Prepared, Started, Stepped, generate
+
+    assets = assets or Assets(device=model.device)
+    out = Where(args, verb, len(request.pictures))
+    prompts = request.pictures
+    watched = chosen(prompts, request) if out.film or args.show_steps else []
+    watch = Watch(model, watched, request.index)
+    records = Records() if out.trace else None
+    pictures: list[Any] = []
+    ran: tuple[int, int] | None = None
+    began = time.perf_counter()
+    with bar(request) as progress:
+        for event in generate(model, request, assets=assets):
+            if isinstance(event, Prepared):
+                progress.prepared(event.aside)
+                continue
+            if records:
+                records.see(event)
+            if isinstance(event, Started):
+                progress.began(event)
+                watch.part(event.numbers)
+                ran = (len(event.levels) - 1, request.steps)
+            elif isinstance(event, Stepped):
+                watch.see(event)
+                progress()
+            elif isinstance(event, Finished):
+                pictures.append(event.pictures.cpu())
+    seconds = time.perf_counter() - began
+
+    lines = []
+    # A sheet shows what the files hold.
+    finished = torch.cat(pictures)
+    made, files = write(out, finished, request, model, assets, parents, metadata=not args.no_metadata)
+    steps = "no steps" if ran is None else f"{ran[0]} steps" if ran[0] >= ran[1] else f"{ran[0]} of {ran[1]} steps"
+    how = f"{steps} of {request.sampler.kind}, {request.mix.kind}"
+    height, width = finished.shape[-2:]
+    many = "1 picture" if len(prompts) == 1 else f"{len(prompts)} pictures"
+    lines.append(f"{many} of {height}x{width} in {seconds:.1f} s ({how}) on {devices.title(model.device)}")
+    lines.append(f"picture  {out.sheet(finished, request) or files[0]}")
+    if args.show_steps:
+        lines.append(f"steps    {watch.table(out.table, prompts)}")
+    if out.film:
+        lines.append(f"film     {watch.film(out.film, prompts)}")
+    if records and out.trace:
+        lines += [f"trace    {path}" for path in records.save(out.trace)]
+    if args.save_config:
+        keep(args.save_config, request)
+        lines.append(f"config   {args.save_config}")
+    print("\n".join(lines))
+    return Made(made, files, lines)
+
+
+def hint(request: Resolved, model: Model) -> None:
+    """Say, on stderr, what a prompt could be helped by; see `safelight prompt check`."""
+    from safelight.prompt.lint import hints, vocabulary_of
+
+    known = vocabulary_of(model)
+    for prompt in dict.fromkeys(request.prompt):
+        for line in hints(prompt, request.negative, vocabulary=known, emphasis=request.emphasis):
+            print(f"hint     {line}", file=sys.stderr)
+
+
+class Where:
+    """Where the files of a run go, checked before the work and not after it."""
+
+    def __init__(self, args: argparse.Namespace, verb: str, count: int) -> None:
+        from safelight.draw.film import SUFFIXES
+
+        given = Path(args.out) if args.out else Path("out") / verb
+        self.one: Path | None = None
+        self.number: int | None = None
+        if given.suffix.lower() in _SUFFIXES:
+            if count > 1:
+                raise SpecError(f"--out {given}: that is one file, and {count} pictures are asked for; name a folder")
+            self.one, given = given, given.parent
+        elif given.suffix.lower() in _NO_WRITER:
+            raise SpecError(f"--out {given}: '{given.suffix}' is no picture format here (png, webp, jpg)")
+        self.folder, self.format = given, args.format
+        stem = f"{self.one.stem}-" if self.one else ""
+        self.table = given / f"{stem}steps.png"
+        self.film = None if args.film is None else Path(args.film) if args.film else given / f"{stem}steps.gif"
+        self.trace = None if args.trace is None else Path(args.trace) if args.trace else given / f"{stem}trace.safetensors"
+        if self.film and self.film.suffix.lower() not in SUFFIXES:
+            raise SpecError(f"--film {self.film}: '{self.film.suffix}' is no film format here ({', '.join(SUFFIXES)})")
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def at(self, k: int) -> Where:
+        """The same places, for a run whose only picture is number k of many."""
+        other = copy.copy(self)
+        other.number = k
+        other.table = self.table.with_stem(f"{self.table.stem}-{k:04d}")
+        other.trace = self.trace and self.trace.with_stem(f"{self.trace.stem}-{k:04d}")
+        return other
+
+    def picture(self, k: int, prompt: str) -> Path:
+        """The file of picture k of a run."""
+        k = k if self.number is None else self.number
+        if self.one:
+            return self.one
+        slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40]
+        return self.folder / "pictures" / f"{k:04d}{'-' if slug else ''}{slug}.{self.format}"
+
+    def sheet(self, pictures: Tensor, request: Resolved) -> Path | None:
+        """All pictures on one labelled sheet; None for a single one, which needs none."""
+        from safelight.draw.grid import save, sheet
+
+        if len(pictures) == 1:
+            return None
+        several = len(request.prompt) > 1
+        page = sheet(
+            pictures,
+            columns=request.count if several and request.count > 1 else None,
+            rows=request.prompt if several and request.count > 1 and any(request.prompt) else (),
+            title="" if several else request.prompt[0],
+        )
+        return save(self.folder / "pictures.png", page)
+
+
+def write(
+    out: Where,
+    finished: Tensor,
+    request: Resolved,
+    model: Model,
+    assets: Assets,
+    parents: Sequence[tuple[Tensor, Note | None]],
+    *,
+    metadata: bool,
+) -> tuple[list[Tensor], list[Path]]:
+    """Every picture as a file of its own size, with its note unless that is not wanted."""
+    import torch
+
+    from safelight import picture
+    from safelight.draw.pixels import to_bytes
+
+    pixels = [torch.from_numpy(p).permute(2, 0, 1) if p.ndim == 3 else torch.from_numpy(p)[None] for p in to_bytes(finished)]
+    notes = picture.notes(model, request, pixels, parents=parents) if metadata else [None] * len(pixels)
+    files = [
+        picture.write(out.picture(request.index + k, prompt), pixel, note)
+        for k, (pixel, note, prompt) in enumerate(zip(pixels, notes, request.pictures, strict=True))
+    ]
+    return pixels, files
+
+
+def size(text: str | None) -> list[int] | None:
+    """`32x48` or `32` as [height, width]."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)(?:[x×,](\d+))?", text)
+    if match is None:
+        raise SpecError(f"--size {text}: write HEIGHTxWIDTH in pixels, as in 28x28")
+    return [int(match[1]), int(match[2] or match[1])]
+
+
+def keep(path: str, request: Resolved) -> None:
+    """Write the request as YAML, for --config."""
+    from safelight.cli.overrides import write as write_yaml
+    from safelight.spec import describe
+
+    content = {k: v for k, v in describe(request, family=False).items() if k != "kind"}
+    write_yaml(path, content, "a request of safelight; use it with --config")
+
+
+def chosen(prompts: Sequence[str], request: Resolved) -> list[int]:
+    """The pictures that film and table show: of one prompt the first few, of several the first of each."""
+    firsts = list(range(len(prompts))) if len(request.prompt) == 1 else list(range(0, len(prompts), request.count))
+    return firsts[:_IN_A_FILM]
+
+
+class Records:
+    """A recorder a stage: most runs have one."""
+
+    def __init__(self) -> None:
+        self.stages: list[Any] = []
+
+    def see(self, event: Any) -> None:
+        """Take in an event of `generate`; what is finished belongs to the last stage."""
+        from safelight.generate import Finished
+        from safelight.trace import Recorder
+
+        stage = len(self.stages) - 1 if isinstance(event, Finished) else event.stage
+        while stage >= len(self.stages):
+            self.stages.append(Recorder(branches=True))
+        if self.stages:
+            self.stages[stage].see(event._replace(stage=0) if not isinstance(event, Finished) else event)
+
+    def save(self, path: Path) -> list[Path]:
+        """One file a stage: `trace.safetensors`, `trace-2.safetensors`, ... Nothing for a run that took no step."""
+        paths = [path if k == 0 else path.with_stem(f"{path.stem}-{k + 1}") for k in range(len(self.stages))]
+        for recorder, target in zip(self.stages, paths, strict=True):
+            recorder.save(target)
+        return paths
+
+
+class bar:
+    """A progress bar with the time left, on stderr and only where a person watches; `with bar(request) as advance`."""
+
+    def __init__(self, request: Resolved) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.parts = -(-len(request.pictures) // (request.micro_batch or len(request.pictures)))
+        self.total = self.parts * request.steps
+        self.task = self.progress.add_task("denoising", total=self.total)
+        self.before: Any = None
+
+    def __enter__(self) -> Any:
+        self.progress.start()
+        return self
+
+    def __call__(self) -> None:
+        """A step is done."""
+        self.progress.advance(self.task)
+
+    def began(self, event: Started) -> None:
+        """A stage begins, and says how many steps it has: a task may take fewer than were asked for, or have several stages."""
+        if event.part == 0:
+            steps = self.parts * (len(event.levels) - 1)
+            self.total = steps if event.stage == 0 else self.total + steps
+            self.progress.update(self.task, total=self.total)
+
+    def prepared(self, aside: Aside) -> None:
+        """Show how far a task is with what it does before the denoising."""
+        if self.before is None:
+            self.before = self.progress.add_task("inverting", total=aside.n)
+        self.progress.update(self.before, completed=aside.i + 1)
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+
+class Shot(NamedTuple):
+    """The watched pictures at one step, decoded; what `draw.film.frames` reads."""
+
+    i: int
+    n: int
+    before: Tensor
+    now: Level
+    x: Tensor
+    level: Level
+    estimate: Guess
+
+
+class Guess(NamedTuple):
+    """The clean pictures as the model sees them."""
+
+    x0: Tensor
+
+
+class Watch:
+    """Keeps the few pictures that are to be shown, step by step, over all parts of a run."""
+
+    def __init__(self, model: Model, pictures: Sequence[int], first: int) -> None:
+        self.model, self.pictures, self.first = model, list(pictures), first
+        self.rows: list[int] = []
+        self.shots: dict[tuple[int, int], list[Shot]] = {}
+        # A codec's decoder wants latents at the data's scale; pixels may be scaled when they are drawn.
+        self.latent = model.codec.stride > 1
+
+    def part(self, index: tuple[int, ...]) -> None:
+        """A micro-batch begins: which of its rows are watched."""
+        self.rows = [row for row, k in enumerate(index) if k - self.first in self.pictures]
+
+    def see(self, event: Stepped) -> None:
+        """Keep the watched rows of a step."""
+        if self.rows:
+            s = event.step
+            now, level = self._scaled(s.now), self._scaled(s.level)
+            before = self._decoded(s.before[self.rows], s.now)
+            x = self._decoded(s.x[self.rows], s.level)
+            x0 = self._decoded(s.estimate.x0[self.rows])
+            self.shots.setdefault((event.stage, s.i), []).append(Shot(s.i, s.n, before, now, x, level, Guess(x0)))
+
+    def _scaled(self, level: Level) -> Level:
+        """The level with alpha^2 + sigma^2 = 1, as its latents are decoded."""
+        import torch
+
+        if not self.latent:
+            return level
+        size = torch.hypot(level.alpha, level.sigma)
+        return level._replace(alpha=level.alpha / size, sigma=level.sigma / size)
+
+    def _decoded(self, latents: Tensor, level: Level | None = None) -> Tensor:
+        import torch
+
+        with torch.inference_mode():
+            x = latents.clone()
+            if self.latent and level is not None:
+                x = x / float(torch.hypot(level.alpha, level.sigma))
+            return self.model.codec.decode(x).float().cpu()
+
+    def steps(self) -> Iterator[Shot]:
+        """Every step once, with the rows of all parts together."""
+        import torch
+
+        for i in sorted(self.shots):
+            parts = self.shots[i]
+            before, x, x0 = (torch.cat(v) for v in zip(*((p.before, p.x, p.estimate.x0) for p in parts), strict=True))
+            yield parts[0]._replace(before=before, x=x, estimate=Guess(x0))
+
+    def film(self, path: Path, prompts: Sequence[str]) -> Path:
+        """Write the film; returns its path. Raises SpecError when no step was taken."""
+        from safelight.draw.film import film, frames
+
+        self._something(path)
+        captions = [prompts[k] for k in self.pictures]
+        return film(path, frames(self.steps()), captions=captions if any(captions) else ())
+
+    def table(self, path: Path, prompts: Sequence[str]) -> Path:
+        """Write the table of moments: for each picture a row of x_t and below it a row of the guesses."""
+        from safelight.draw.grid import save
+
+        self._something(path)
+        return save(path, self._page(prompts))
+
+    def _something(self, path: Path) -> None:
+        if not self.shots:
+            raise SpecError(f"{path}: no step was taken, so there is nothing to watch; ask for more strength")
+
+    def _page(self, prompts: Sequence[str]) -> Image:
+        import torch
+
+        from safelight.draw.film import shown
+        from safelight.draw.grid import sheet
+
+        steps = list(self.steps())
+        picks = sorted({round(k * (len(steps) - 1) / max(1, _MOMENTS - 1)) for k in range(_MOMENTS)}) if len(steps) > 1 else [0]
+        cells, rows = [], []
+        alone = len(self.pictures) == 1
+        for row, k in enumerate(self.pictures):
+            for name, of in (("x_t", _noisy), ("guess of x_0", _guess)):
+                rows.append(name if alone or not prompts[k] or name != "x_t" else prompts[k])
+                cells += [of(steps[i], row, shown) for i in picks]
+        heads = [f"step {steps[i].i + 1} of {steps[i].n}" for i in picks]
+        return sheet(torch.stack(cells), rows=rows, heads=heads, title=prompts[self.pictures[0]] if alone else "")
+
+
+def _noisy(shot: Shot, row: int, shown: Any) -> Tensor:
+    noisy: Tensor = shown(shot.before[row], float(shot.now.alpha), float(shot.now.sigma))
+    return noisy
+
+
+def _guess(shot: Shot, row: int, shown: Any) -> Tensor:
+    return shot.estimate.x0[row]

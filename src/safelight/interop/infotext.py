@@ -1,0 +1,594 @@
+"""The `parameters` text that A1111 began and most tools read, and the names by which other tools call our samplers and grids.
+
+    a cat on a mat
+    Negative prompt: blurry
+    Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 123, Size: 512x512
+
+A text has no escapes for its prompts: a line that begins with "Negative prompt:" ends the prompt, lines are stripped, and a last
+line with fewer than three `Key: value` is a line of the prompt. What cannot be told that way is shown as near as it can be, and
+told exactly by the three fields `EXACT`, whose values are quoted as A1111 quotes any value. So `parse(write(x)) == x` always.
+
+This module loads without torch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from safelight.spec import Spec, SpecError, describe
+
+if TYPE_CHECKING:
+    from safelight.model import Model
+
+_NEGATIVE = "Negative prompt:"
+# A name and its value, the value quoted as JSON where it holds a comma, a colon or a line's end; as A1111 reads them.
+_FIELD = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+_NAME = re.compile(r"\w[\w \-/]*[\w\-/]")
+_FEWEST = 3  # fields; a last line with fewer is a line of the prompt
+EXACT = ("Safelight prompt", "Safelight negative prompt", "Safelight texts")
+
+
+class Infotext(NamedTuple):
+    """A picture's prompt, negative prompt, and settings by name, in order."""
+
+    prompt: str
+    negative: str = ""
+    settings: dict[str, str] = {}
+
+
+def write(info: Infotext) -> str:
+    """The text of an Infotext; `parse` gives it back whatever is in it.
+
+    Raises SpecError for a setting's name that the format cannot hold: fewer than two characters, or others than letters, digits,
+    `_`, `-`, `/` and spaces inside. Surrogates that stand alone are no text, and refused too.
+    """
+    for name in info.settings:
+        if not _NAME.fullmatch(name) or name in EXACT:
+            raise SpecError(f"'{name}' cannot be the name of a setting in a parameters text")
+    try:
+        "".join((info.prompt, info.negative, *info.settings.values())).encode()
+    except UnicodeEncodeError:
+        raise SpecError("a parameters text cannot hold half of a character (a lone surrogate)") from None
+    plain = _laid_out(info.prompt, info.negative, info.settings)
+    if _readable(info.prompt) and _readable(info.negative) and _read(plain) == info:
+        return plain
+    exact = dict(zip(EXACT, (info.prompt, info.negative, "exact"), strict=True))
+    return _laid_out(_shown(info.prompt), _shown(info.negative), info.settings | exact)
+
+
+def parse(text: str) -> Infotext:
+    """What a `parameters` text says, read as A1111 reads it. Any text can be read; one without settings is a prompt."""
+    found = _read(text)
+    if EXACT[2] not in found.settings:
+        return found
+    settings = {name: value for name, value in found.settings.items() if name not in EXACT}
+    prompt, negative = found.settings.get(EXACT[0], found.prompt), found.settings.get(EXACT[1], found.negative)
+    return Infotext(prompt, negative, settings)
+
+
+def _laid_out(prompt: str, negative: str, settings: Mapping[str, str]) -> str:
+    lines = [prompt]
+    if negative:
+        lines.append(f"{_NEGATIVE} {negative}")
+    if settings:
+        lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items()))
+    return "\n".join(lines)
+
+
+def _read(text: str) -> Infotext:
+    *lines, last = text.strip().split("\n")
+    fields = _FIELD.findall(last)
+    if len(fields) < _FEWEST:
+        lines, fields = [*lines, last], []
+    texts = {"prompt": "", "negative": ""}
+    now = "prompt"
+    for line in map(str.strip, lines):
+        if line.startswith(_NEGATIVE):
+            now, line = "negative", line.removeprefix(_NEGATIVE).strip()
+        texts[now] += f"\n{line}" if texts[now] else line
+    return Infotext(texts["prompt"], texts["negative"], {name: _unquoted(value) for name, value in fields})
+
+
+def _quoted(value: str) -> str:
+    """A value as it stands, or as JSON where it would be read as something else."""
+    plain = value and value == value.strip() and not re.search(r'[,:\n\r"]', value) and _readable(value)
+    return value if plain else json.dumps(value, ensure_ascii=False)
+
+
+def _unquoted(value: str) -> str:
+    if len(value) < 2 or value[0] != '"' or value[-1] != '"':
+        return value
+    try:
+        found = json.loads(value)
+    except ValueError:
+        return value
+    return found if isinstance(found, str) else value
+
+
+def _readable(text: str) -> bool:
+    """Whether a text has no control characters, which PNG's text chunks and text boxes do not keep, but for tabs and newlines."""
+    return not any(unicodedata.category(c) == "Cc" and c not in "\n\t" for c in text)
+
+
+def _shown(text: str) -> str:
+    """A prompt that the format cannot hold, as near as it can. A space before the colon is the same tokens to every tokenizer."""
+    clean = "".join(c if _readable(c) else " " for c in text.replace("\r\n", "\n"))
+    return "\n".join(re.sub(r"^(\s*Negative prompt):", r"\1 :", line) for line in clean.split("\n"))
+
+
+# ---- names -------------------------------------------------------------------------------------------------------------------
+
+
+class Names(NamedTuple):
+    """One of our parts in four other tools; "" where a tool has none of its own. aliases: further spellings that are read."""
+
+    ours: str
+    a1111: str
+    diffusers: str
+    comfy: str
+    kdiffusion: str
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every spelling."""
+        return tuple(name for name in (*self[:5], *self.aliases) if name)
+
+
+SAMPLERS: tuple[Names, ...] = (
+    Names("ddim", "DDIM", "DDIMScheduler", "ddim", ""),
+    Names("ddpm", "DDPM", "DDPMScheduler", "ddpm", ""),
+    Names(
+        "dpm++2m",
+        "DPM++ 2M",
+        "DPMSolverMultistepScheduler",
+        "dpmpp_2m",
+        "sample_dpmpp_2m",
+        ("k_dpmpp_2m", "k_dpmpp_2m_ka", "DPM++ 2M v2"),
+    ),
+    Names(
+        "dpm++2m-sde",
+        "DPM++ 2M SDE",
+        "DPMSolverMultistepScheduler(algorithm_type=sde-dpmsolver++)",
+        "dpmpp_2m_sde",
+        "sample_dpmpp_2m_sde",
+        ("dpmpp_2m_sde_gpu", "k_dpmpp_2m_sde", "k_dpmpp_2m_sde_ka", "sde-dpmsolver++"),
+    ),
+    Names("euler", "Euler", "EulerDiscreteScheduler", "euler", "sample_euler", ("k_euler", "FlowMatchEulerDiscreteScheduler")),
+    Names(
+        "euler-ancestral",
+        "Euler a",
+        "EulerAncestralDiscreteScheduler",
+        "euler_ancestral",
+        "sample_euler_ancestral",
+        ("k_euler_a", "k_euler_ancestral"),
+    ),
+    Names("heun", "Heun", "HeunDiscreteScheduler", "heun", "sample_heun", ("k_heun",)),
+)
+GRIDS: tuple[Names, ...] = (
+    Names("karras", "Karras", "use_karras_sigmas", "karras", "get_sigmas_karras"),
+    Names("logsnr", "Exponential", "use_exponential_sigmas", "exponential", "get_sigmas_exponential"),
+    Names("leading", "DDIM", "timestep_spacing=leading", "ddim_uniform", "", ("leading",)),
+    Names("trailing", "SGM Uniform", "timestep_spacing=trailing", "sgm_uniform", "", ("trailing", "Simple", "SGMUniform")),
+    Names("uniform", "Uniform", "timestep_spacing=linspace", "normal", "get_sigmas", ("linspace", "Normal")),
+)
+# Where the same name does not give the same noise levels to six digits.
+_NEARLY: dict[str, str] = {
+    "leading": "each step lies one entry lower here",
+    "trailing": "up to an entry of the table apart",
+    "uniform": "steps fall on the nearest entries of the table here, between them there",
+}
+# What A1111 calls Automatic, by sampler.
+_AUTOMATIC: dict[str, str] = {"dpm++2m": "karras", "dpm++2m-sde": "logsnr", "ddim": "leading", "ddpm": "leading"}
+
+
+def known(name: str, table: tuple[Names, ...]) -> str | None:
+    """Our kind for any tool's name of it, whatever the case, or None."""
+    wanted = name.strip().casefold()
+    return next((row.ours for row in table if wanted in map(str.casefold, row.all)), None)
+
+
+def sampler_and_grid(name: str, schedule: str = "") -> tuple[str | None, str | None]:
+    """(sampler, grid): our kinds for a sampler's and a schedule's foreign names, None for what there is not here.
+
+    Older texts say the schedule in the sampler's name ("DPM++ 2M Karras"); without any it is A1111's choice for the sampler.
+    """
+    sampler, grid = known(name, SAMPLERS), known(schedule, GRIDS) if schedule else None
+    if sampler is None:
+        stem, _, tail = name.strip().rpartition(" ")
+        if known(stem, SAMPLERS) and known(tail, GRIDS):
+            sampler, grid = known(stem, SAMPLERS), grid or known(tail, GRIDS)
+    if name.strip().endswith("_ka"):
+        grid = grid or "karras"
+    if grid is None and sampler is not None and schedule.casefold() in ("", "automatic"):
+        grid = _AUTOMATIC.get(sampler, "uniform")
+    return sampler, grid
+
+
+# ---- from a request ----------------------------------------------------------------------------------------------------------
+
+
+class Weights(Protocol):
+    """What made a picture; `safelight.picture.Source` is one."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+
+class Noted(Protocol):
+    """Which picture of a run, and made with what; `safelight.picture.Note` is one."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def model(self) -> Weights: ...
+
+    @property
+    def versions(self) -> Mapping[str, str]: ...
+
+
+def of(request: Spec | Mapping[str, Any], note: Noted | None = None) -> Infotext:
+    """What a resolved request says in A1111's terms, of picture `note.index` of the run (without a note: the first).
+
+    request: a request or its description. What A1111 has no name for stands under ours; a reader of our own takes the whole
+    request from the picture's note, where nothing is left out.
+    """
+    asked = describe(request) if isinstance(request, Spec) else dict(request)
+    number = note.index if note is not None else 0
+    task, sampler, grid, mix = (asked.get(part) or {} for part in ("task", "sampler", "grid", "mix"))
+    prompts = asked.get("prompt") or [""]
+    scale = 1 if mix.get("kind") == "none" else mix.get("scale")
+    kind = task.get("kind") if task.get("kind") != "text" else None
+    varied = kind == "vary" and task.get("of", {}).get("kind") == "text" and task.get("number") is None
+    plain = mix.get("kind") in ("cfg", "none", None) and not isinstance(scale, Mapping)
+    said: dict[str, Any] = {
+        "Steps": asked.get("steps"),
+        "Sampler": _theirs(sampler.get("kind"), SAMPLERS),
+        "Schedule type": _theirs(grid.get("kind"), GRIDS),
+        "CFG scale": None if isinstance(scale, Mapping) else scale,
+        "Seed": asked.get("seed"),
+    }
+    if asked.get("size"):
+        height, width = asked["size"]
+        said["Size"] = f"{width}x{height}"
+    if note is not None:
+        # A1111 names a model by the first ten digits of its file's SHA-256, of which a fingerprint has sixteen.
+        said |= {"Model hash": note.model.fingerprint[:10], "Model": note.model.name}
+    said |= {
+        "Seed index": (asked.get("index") or 0) + number or None,
+        "Denoising strength": task.get("strength") if "picture" in task else None,
+        "Variation seed": task.get("seed") if varied else None,
+        "Variation seed strength": task.get("strength") if varied else None,
+        "Emphasis": {"a1111": None, "none": "None"}.get(asked.get("emphasis", "a1111"), asked.get("emphasis")),
+        "Guidance": None if plain else mix.get("kind"),
+        "Task": None if varied else kind,
+    }
+    for spec, names in ((sampler, _SAMPLER_FIELDS), (grid, _GRID_FIELDS)):
+        for field, name in names.items():
+            if spec.get(field) not in (None, _PLAIN.get((spec.get("kind"), field), _PLAIN.get(field))):
+                said[name(spec["kind"])] = spec[field]
+    said["Version"] = f"safelight {note.versions.get('safelight', '')}".strip() if note is not None else "safelight"
+    settings = {name: _told(value) for name, value in said.items() if value not in (None, "")}
+    return Infotext(
+        str(prompts[min(number // asked.get("count", 1), len(prompts) - 1)]), str(asked.get("negative", "")), settings
+    )
+
+
+# Our field -> A1111's name for it, given the kind. What stands at the value beside it in _PLAIN is not told.
+_SAMPLER_FIELDS: dict[str, Callable[[str], str]] = {
+    "eta": lambda kind: "Eta DDIM" if kind == "ddim" else "Eta",
+    "churn": lambda kind: "Sigma churn",
+    "churn_min": lambda kind: "Sigma tmin",
+    "churn_max": lambda kind: "Sigma tmax",
+    "churn_scale": lambda kind: "Sigma noise",
+    "variance": lambda kind: "Variance",
+}
+_GRID_FIELDS: dict[str, Callable[[str], str]] = {
+    "rho": lambda kind: "Schedule rho",
+    "s_min": lambda kind: "Schedule min sigma",
+    "s_max": lambda kind: "Schedule max sigma",
+    "shift": lambda kind: "Shift",
+    "start": lambda kind: "Schedule start",
+}
+_PLAIN: dict[Any, Any] = {
+    "eta": 1.0,
+    ("ddim", "eta"): 0.0,
+    "churn": 0.0,
+    "churn_min": 0.0,
+    "churn_scale": 1.0,
+    "variance": "small",
+    "rho": 7.0,
+    "start": 1.0,
+}
+
+
+def _theirs(kind: str | None, table: tuple[Names, ...]) -> str | None:
+    return next((row.a1111 for row in table if row.ours == kind and row.a1111), kind)
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, float) and value == int(value):
+        value = int(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+# ---- to a request ------------------------------------------------------------------------------------------------------------
+
+# What is known and cannot be followed here, by the beginning of its name, with the reason.
+_REFUSED: dict[str, str] = {
+    "Hires": "there is no second pass at a larger size here",
+    "Denoising strength": "there is no second pass at a larger size here",
+    "First pass size": "there is no second pass at a larger size here",
+    "Face restoration": "no face restoration here",
+    "Lora hashes": "adapters are not loaded by a picture's text",
+    "TI hashes": "textual inversions are not loaded by a picture's text",
+    "Hypernet": "there are no hypernetworks here",
+    "ENSD": "the noise of a seed is drawn by another generator here",
+    "RNG": "the noise of a seed is drawn by another generator here",
+    "VAE": "the codec is part of the model here",
+    "Mask": "the text does not hold the mask",
+    "Inpaint": "the text does not hold the mask",
+    "Masked": "the text does not hold the mask",
+    "Conditional mask weight": "the text does not hold the mask",
+    "Seed resize from": "noise is not resized here",
+    "Refiner": "there is no second model for the last steps here",
+    "Discard penultimate sigma": "grids leave no step out here",
+    "NGMS": "guidance is skipped by times here, not by noise levels: mix.interval",
+    "Skip Early CFG": "say it as mix.interval",
+    "Token merging ratio": "tokens are not merged here",
+    "Noise Schedule": "the noise schedule is the model's own here",
+    "Downcast alphas_cumprod": "the noise schedule is the model's own here",
+    "Tiling": "pictures do not wrap around here",
+    "Styles": "styles are not known here",
+    "ControlNet": "control pictures are not held by the text",
+}
+# What says nothing of the pixels.
+_SILENT = ("Version", "User", "Batch size", "Batch pos", "Model", "Model hash", "Created Date")
+_ADAPTER = re.compile(r"<(?:lora|lyco|hypernet):[^>\n]*>")
+_SCHEDULED = re.compile(r"(?<!\\)\[[^\[\]]*(?::[\d.]+|\|[^\[\]]*)\]")
+# How far a model is sent beyond the pictures it has seen before its own size is taken instead: in pixels, as a ratio.
+_FARTHEST = 4
+
+
+def to_request(info: Infotext, model: Model, source: str | None = None) -> tuple[dict[str, Any], list[str]]:
+    """(request, reports): what a text asks for as fields of a request to `model`, and a line for all that it cannot be given.
+
+    A field that can be followed is followed silently; one that is followed nearly, or not at all, has its line.
+    source: the seal of the picture it was made from, which a text with a denoising strength does not name.
+    """
+    reader = _Reader(info, model, source)
+    reader.read()
+    return reader.given, reader.reports
+
+
+class _Reader:
+    """One translation under way."""
+
+    def __init__(self, info: Infotext, model: Model, picture: str | None) -> None:
+        self.info, self.model, self.picture = info, model, picture
+        self.left = dict(info.settings)
+        self.given: dict[str, Any] = {}
+        self.reports: list[str] = []
+        self.native = self.left.get("Version", "").startswith("safelight")
+
+    def read(self) -> None:
+        self.emphasis()
+        self.given |= {"prompt": [self.words(self.info.prompt)], "negative": self.words(self.info.negative, "negative prompt")}
+        self.whole("Steps", "steps", least=1)
+        self.sampler()
+        self.guidance()
+        self.seed()
+        self.size()
+        self.clip()
+        self.source()
+        self.made_by()
+        for name, value in self.left.items():
+            if name not in _SILENT:
+                why = next((why for start, why in _REFUSED.items() if name.startswith(start)), "not known here")
+                self.say(name, value, why)
+
+    def say(self, name: str, value: str, why: str) -> None:
+        """One line about one setting."""
+        self.reports.append(f"{name}: {' '.join(value.split())[:60]} is not followed: {why}")
+
+    def whole(self, name: str, field: str, least: int | None = None) -> None:
+        """Take an integer setting over as a field."""
+        value = self.number(name)
+        if value is None:
+            return
+        if value != int(value) or (least is not None and value < least):
+            self.say(name, _told(value), f"it must be a whole number{'' if least is None else f' from {least}'}")
+        else:
+            self.given[field] = int(value)
+
+    def number(self, name: str) -> float | int | None:
+        """Take a setting out as a number; None when there is none, or none that can be read (which is reported)."""
+        text = self.left.pop(name, None)
+        if text is None:
+            return None
+        try:
+            return int(text) if re.fullmatch(r"[+-]?\d{1,18}", text.strip()) else _finite(text)
+        except ValueError:
+            self.say(name, text, "it is no number")
+            return None
+
+    def words(self, text: str, name: str = "prompt") -> str:
+        """The prompt without what is no words of it."""
+        adapters = _ADAPTER.findall(text)
+        for adapter in adapters:
+            self.say(name, adapter, "adapters are not loaded by a prompt here; it is left out")
+            text = text.replace(adapter, "")
+        for found in _SCHEDULED.findall(text) if self.given.get("emphasis", "a1111") == "a1111" and not self.native else ():
+            self.say(name, found, "prompts do not change on the way here; its words are read as they stand")
+        if re.search(r"\bAND\b", text) and not self.native:
+            self.say(name, "AND", "prompts are not composed here; it is read as a word")
+        return text.strip() if adapters else text
+
+    def sampler(self) -> None:
+        name, schedule = self.left.pop("Sampler", None), self.left.pop("Schedule type", "")
+        if name is None:
+            if schedule:
+                self.say("Schedule type", schedule, "it names no sampler")
+            return
+        sampler: str | None = known(name, SAMPLERS) or name
+        grid: str | None = known(schedule, GRIDS) or schedule or None
+        if not self.native:
+            sampler, grid = sampler_and_grid(name, schedule)
+        if sampler is None or not self.exists("sampler", sampler):
+            self.say("Sampler", name, f"there is none of that name here, the model's own is taken ({self.own('sampler')})")
+            sampler = None
+        if grid is None or not self.exists("grid", grid):
+            if schedule or sampler is not None:
+                self.say(
+                    "Schedule type", schedule or "Automatic", f"not known here, the model's own is taken ({self.own('grid')})"
+                )
+            grid = None
+        if sampler is not None:
+            self.given["sampler"] = self.fields({"kind": sampler}, _SAMPLER_FIELDS)
+        if grid is not None:
+            self.given["grid"] = self.fields({"kind": grid}, _GRID_FIELDS)
+            if not self.native and grid in _NEARLY:
+                self.reports.append(
+                    f"Schedule type: {schedule or 'Automatic'} is followed nearly, as '{grid}': {_NEARLY[grid]}"
+                )
+
+    def exists(self, family: str, kind: str) -> bool:
+        from safelight.spec import kinds
+
+        return kind in kinds(family)
+
+    def own(self, part: str) -> str:
+        """The kind of the model's default."""
+        return str(getattr(self.model.spec.defaults, part).kind)
+
+    def fields(self, spec: dict[str, Any], names: Mapping[str, Callable[[str], str]]) -> dict[str, Any]:
+        """A part with those of its fields that the text sets."""
+        from safelight.spec import kinds
+
+        family = "sampler" if names is _SAMPLER_FIELDS else "grid"
+        for field in kinds(family)[spec["kind"]].model_fields:
+            name = names[field](spec["kind"]) if field in names else ""
+            if name == "Variance" and name in self.left:
+                spec[field] = self.left.pop(name)
+            elif name in self.left:
+                value = self.number(name)
+                # A1111 writes a schedule's 0 for "as the model has it".
+                if value is not None and (self.native or value or not name.startswith("Schedule")):
+                    spec[field] = value
+        return spec
+
+    def guidance(self) -> None:
+        if self.native and (kind := self.left.pop("Guidance", None)) is not None:
+            self.say("Guidance", kind, "the text does not hold its fields, the model's own guidance is taken")
+            self.left.pop("CFG scale", None)
+            return
+        scale = self.number("CFG scale")
+        if scale is None:
+            return
+        if self.model.text is None:
+            if scale != 1:
+                self.say("CFG scale", _told(scale), "the model knows no prompts, so there is nothing to guide by")
+            self.given["mix"] = {"kind": "none"}
+        elif scale < 0:
+            self.say("CFG scale", _told(scale), "it must not be negative")
+        else:
+            self.given["mix"] = {"kind": "none"} if scale == 1 else {"kind": "cfg", "scale": scale}
+
+    def seed(self) -> None:
+        self.whole("Seed", "seed")
+        self.whole("Seed index", "index", least=0)
+        if "seed" in self.given and not self.native:
+            self.reports.append(
+                f"Seed: {self.given['seed']} is taken as a number, but draws other noise here than there: another picture comes out"
+            )
+        seed, strength = self.number("Variation seed"), self.number("Variation seed strength")
+        if seed is None and strength is None:
+            return
+        if not strength:
+            return
+        if seed is None or seed != int(seed) or not 0 <= strength <= 1:
+            self.say("Variation seed strength", _told(strength), "it needs a variation seed, and lies in 0..1")
+        elif not self.exists("task", "vary"):
+            self.say("Variation seed", _told(seed), "there is no task 'vary' here")
+        else:
+            self.given["task"] = {"kind": "vary", "seed": int(seed), "strength": strength}
+
+    def size(self) -> None:
+        text = self.left.pop("Size", None)
+        if text is None:
+            return
+        match = re.fullmatch(r"\s*(\d{1,6})x(\d{1,6})\s*", text)
+        height, width = self.model.spec.size
+        if match is None:
+            self.say("Size", text, "it is no WIDTHxHEIGHT")
+            return
+        wide, high = int(match[1]), int(match[2])
+        stride = self.model.codec.stride
+        fit = [max(stride, round(v / stride) * stride) for v in (high, wide)]
+        if fit[0] * fit[1] > _FARTHEST * height * width:
+            self.say("Size", text, f"this model makes {width}x{height}, and knows nothing so large")
+            return
+        if fit != [high, wide]:
+            self.reports.append(f"Size: {text} is followed nearly: {fit[1]}x{fit[0]} is the nearest multiple of {stride}")
+        self.given["size"] = fit
+
+    def emphasis(self) -> None:
+        text = self.left.pop("Emphasis", "Original")
+        modes = {"original": "a1111", "none": "none", "a1111": "a1111", "comfy": "comfy", "compel": "compel"}
+        self.given["emphasis"] = modes.get(text.casefold(), "a1111")
+        if text.casefold() not in modes:
+            self.say("Emphasis", text, "that mode is not here, 'a1111' is taken")
+
+    def clip(self) -> None:
+        skip = self.number("Clip skip")
+        # A1111 counts from 1, the last layer; the layers left out are a property of a model here.
+        own = 1 + int(getattr(getattr(self.model.text, "spec", None), "skip", 0))
+        if skip is not None and skip != own:
+            self.say("Clip skip", _told(skip), f"the model's own is {own}, and it was trained with it")
+
+    def source(self) -> None:
+        """A picture made from another, which the text does not name."""
+        task = self.left.pop("Task", None) if self.native else None
+        if task is not None and not (task == "image" and self.picture):
+            self.say("Task", task, "the text does not hold its pictures and fields; only a picture with its note does")
+        if "Denoising strength" not in self.left or any(name.startswith("Hires") for name in self.left):
+            if self.picture:
+                self.reports.append("the picture given is not used: the text asks for no denoising of one")
+            return
+        strength = self.number("Denoising strength")
+        if strength is None:
+            return
+        if self.picture is None:
+            self.say("Denoising strength", _told(strength), "the text does not say which picture it was made from")
+        elif not 0 <= strength <= 1:
+            self.say("Denoising strength", _told(strength), "it lies in 0..1")
+        else:
+            image = {"kind": "image", "picture": self.picture, "strength": strength}
+            self.given["task"] = {**self.given["task"], "of": image} if "task" in self.given else image  # a variation of it
+
+    def made_by(self) -> None:
+        name, digits = self.left.get("Model"), self.left.get("Model hash")
+        if digits and not self.model.fingerprint.startswith(digits[:10].lower()):
+            self.reports.append(
+                f"Model: made with {name or 'a model'} ({digits}), another one than this ({self.model.fingerprint[:10]})"
+            )
+        elif name and not digits and name != getattr(self.model, "name", name):
+            self.reports.append(f"Model: made with {name}, another one than this")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value != value or value in (float("inf"), -float("inf")):
+        raise ValueError(text)
+    return value
+
+
+__all__ = ["EXACT", "GRIDS", "SAMPLERS", "Infotext", "Names", "known", "of", "parse", "sampler_and_grid", "to_request", "write"]

@@ -1,0 +1,233 @@
+"""Task: where a run begins and how the denoiser bends. Request: everything a run is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from safelight.assets import Assets
+from safelight.cond import Cond
+from safelight.denoise import Branches, Denoise, Denoiser, branches
+from safelight.grid import Grid
+from safelight.guide import Bend, Mix
+from safelight.model import Model
+from safelight.process import Level
+from safelight.sample import Draws, Sampler
+from safelight.spec import Spec, SpecError, parse
+
+
+class Start(NamedTuple):
+    """One stage of a run: x at the first of `levels`, the conditions by branch name, and how they are mixed and bent.
+
+    others: branches that another denoiser evaluates. noise: what the steps draw, if not the noise of the pictures' own numbers.
+    """
+
+    denoiser: Denoiser
+    x: Tensor
+    levels: Sequence[Level]
+    conds: Mapping[str, Cond | None]
+    mix: Callable[[Branches], Denoise]
+    bends: Sequence[Callable[[Denoise], Denoise]]
+    others: Mapping[str, Denoiser] = {}
+    noise: Draws | None = None
+
+    def denoise(self) -> Denoise:
+        """The denoiser of the stage: mixed, then bent."""
+        denoise = self.mix(branches(self.denoiser, self.conds, self.levels, self.others))
+        for bend in self.bends:
+            denoise = bend(denoise)
+        return denoise
+
+
+class Aside(NamedTuple):
+    """A step of the work that a task does before its stage, told to whoever watches: i = 0..n-1 of n, x (B, C, *space) at `level`."""
+
+    i: int
+    n: int
+    x: Tensor
+    level: Level
+
+
+class Brief(NamedTuple):
+    """What a task is given: the model, what is asked, and the prompts and numbers of the pictures to make now, a row each."""
+
+    model: Model
+    request: Resolved
+    prompts: tuple[str, ...]
+    numbers: tuple[int, ...]
+    noise: Draws
+    assets: Assets
+
+    @property
+    def like(self) -> Tensor:
+        """An empty latent batch of the request's size: what noise is drawn like."""
+        shape = self.model.latent_shape(self.request.size)
+        return torch.empty(len(self.prompts), *shape, dtype=torch.float32, device=self.model.device)
+
+    @property
+    def levels(self) -> list[Level]:
+        """The n + 1 levels of the request's grid, the last of them clean."""
+        process = self.model.spec.process
+        return list(process.at(self.request.grid(process, self.request.steps)).split())
+
+
+class Task(Spec, family="task"):
+    """Where we begin. A new task is one new kind, in a file of its own."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The seals of the pictures that it needs."""
+        return ()
+
+    def size(self, request: Request, model: Model, assets: Assets) -> tuple[int, int]:
+        """(height, width) of the pictures made: what is asked for, else the model's own."""
+        return request.size or model.spec.size
+
+    def sampler(self, usual: Sampler) -> Sampler:
+        """The sampler of a request that names none, `usual` being the model's."""
+        return usual
+
+    def stages(self, brief: Brief) -> Generator[Start | Aside, Tensor, None]:
+        """The stages of a run, most often one. The result of a stage is sent back into the generator.
+
+        None at all where nothing has to be denoised: then `finish` makes the pictures. Asides may come between them.
+        """
+        raise NotImplementedError(type(self).__name__)
+
+    def finish(self, brief: Brief, pictures: Tensor | None) -> Tensor:
+        """The pictures as they are handed out, (B, C, H, W) in [-1, 1], from the decoded ones; None when no stage was run."""
+        if pictures is None:
+            raise SpecError(f"task '{self.kind}' ran no stage")
+        return pictures
+
+
+def launch(
+    brief: Brief,
+    x: Tensor,
+    levels: Sequence[Level],
+    *,
+    conds: Mapping[str, Cond | None] | None = None,
+    bends: Sequence[Callable[[Denoise], Denoise]] = (),
+) -> Start:
+    """The stage that every task ends with: x at the first of `levels`, guided and bent as the request asks.
+
+    conds: instead of those of the prompts. bends: the task's own, inside the request's.
+    """
+    request, model = brief.request, brief.model
+    others = {branch: _peer(model, brief.assets.model(name), branch) for branch, name in request.mix.others.items()}
+    return Start(
+        model.denoiser,
+        x,
+        levels,
+        conditions(brief) if conds is None else conds,
+        request.mix,
+        [*bends, *(bend.bind(brief.assets, brief.prompts) for bend in request.bends)],
+        others,
+        brief.noise,
+    )
+
+
+def _peer(model: Model, other: Model, branch: str) -> Denoiser:
+    """Another model's denoiser, which must speak of the same latents at the same levels as this one's."""
+    for name in ("process", "codec", "channels"):
+        mine, theirs = getattr(model.spec, name), getattr(other.spec, name)
+        if mine != theirs:
+            raise SpecError(f"mix: the model of branch '{branch}' has another {name}; both must denoise the same latents")
+    # Codecs of one architecture may have learned other latents; a decoder of its own is no harm.
+    ramp = torch.linspace(-1, 1, model.spec.channels * math.prod(model.spec.size), device=model.device)
+    picture = ramp.view(1, model.spec.channels, *model.spec.size)
+    mine, theirs = model.codec.encode(picture), other.codec.encode(picture)
+    if float((mine - theirs).square().mean()) > 0.01 * float(mine.square().mean()):
+        raise SpecError(f"mix: the model of branch '{branch}' has a codec of other weights; both must denoise the same latents")
+    return other.denoiser
+
+
+def conditions(brief: Brief) -> dict[str, Cond | None]:
+    """The conditions of every branch that the mix asks for, as `Mix.words` tells them.
+
+    Raises SpecError for prompts or guidance that an unconditional model cannot follow.
+    """
+    model, request = brief.model, brief.request
+    if model.text is None:
+        if any(brief.prompts):
+            raise SpecError(f"prompt: this model is unconditional, it cannot follow '{next(p for p in brief.prompts if p)}'")
+        if any(name != "cond" and name not in request.mix.others for name in request.mix.names):
+            raise SpecError(
+                f"mix: this model is unconditional, so guidance '{request.mix.kind}' has nothing to guide by; use 'none'"
+            )
+    words = [request.mix.words(prompt, request.negative) for prompt in brief.prompts]
+    conds: dict[str, Cond | None] = {}
+    for name in request.mix.names:
+        speaker = brief.assets.model(request.mix.others[name]).text if name in request.mix.others else model.text
+        conds[name] = None if speaker is None else speaker.read([told[name] for told in words], request.emphasis)
+    return conds
+
+
+class Request(Spec, family="request", kind="request"):
+    """What is asked of a model. Whatever is None is the model's default.
+
+    prompt: one prompt or several; "" is no prompt. count: pictures for each prompt. seed, index: picture k of the run draws noise
+    (seed, index + k) and is the same alone or in a batch. micro_batch: how many pictures are made at a time (None: all).
+    size: (height, width) in pixels. negative: what the null branch is told instead of nothing. emphasis: how prompts are weighted
+    by brackets, see text/prompt.py; "none" reads brackets as they stand.
+    """
+
+    task: Task = Field(default_factory=lambda: parse("text", "task"))  # type: ignore[assignment]
+    prompt: tuple[str, ...] = ("",)
+    negative: str = ""
+    emphasis: Literal["a1111", "comfy", "compel", "none"] = "a1111"
+    count: int = Field(1, ge=1)
+    seed: int = 0
+    index: int = Field(0, ge=0)
+    steps: int | None = Field(None, ge=1)
+    sampler: Sampler | None = None
+    grid: Grid | None = None
+    mix: Mix | None = None
+    bends: tuple[Bend, ...] | None = None
+    size: tuple[int, int] | None = None
+    micro_batch: int | None = Field(None, ge=1)
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("prompt")
+    @classmethod
+    def _some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("at least one prompt is needed ('' for none)")
+        return value
+
+    @property
+    def pictures(self) -> list[str]:
+        """The prompt of every picture of the run, in order."""
+        return [prompt for prompt in self.prompt for _ in range(self.count)]
+
+    def resolve(self, model: Model, assets: Assets | None = None) -> Resolved:
+        """The request with every None replaced by the model's default, or by what its task knows."""
+        defaults = model.spec.defaults
+        filled = {
+            name: getattr(self, name) if getattr(self, name) is not None else getattr(defaults, name)
+            for name in ("steps", "sampler", "grid", "mix", "bends")
+        }
+        if self.sampler is None:
+            filled["sampler"] = self.task.sampler(defaults.sampler)
+        rest = {name: getattr(self, name) for name in Request.model_fields if name not in filled and name != "size"}
+        return Resolved(**rest, **filled, size=self.task.size(self, model, assets or Assets()))
+
+
+class Resolved(Request):
+    """A request in which nothing is left open: what a trace records and a replay needs."""
+
+    steps: int = Field(ge=1)
+    sampler: Sampler
+    grid: Grid
+    mix: Mix
+    bends: tuple[Bend, ...]
+    size: tuple[int, int]

@@ -1,0 +1,41 @@
+"""`safelight export`: one set of weights in half precision, which is what the file then gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from safelight.model import load, peek
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(("weights", "dtype"), [("ema", "float16"), ("raw", "float32"), ("raw", "bfloat16")])
+def test_the_file_holds_the_set_that_was_asked_for(cli: Callable[..., Any], model: Path, weights: str, dtype: str) -> None:
+    ran = cli("export", model, "--weights", weights, "--dtype", dtype, "--out", "small.safetensors")
+    assert ran.code == 0, ran.err
+    header, source = peek("small.safetensors"), load(model, weights, dtype=None)
+    assert header.weights == (weights,)
+    assert header.lineage == {**source.lineage, "parent": source.fingerprint}
+    kept = load("small.safetensors", dtype=None).state_dict()
+    for name, value in source.state_dict().items():
+        wanted = value.to(getattr(torch, dtype)) if value.is_floating_point() else value
+        assert torch.equal(kept[name], wanted)
+    assert ("at most 0.0e+00" in ran.out) == (dtype == "float32")
+
+
+def test_refusals(cli: Callable[..., Any], model: Path) -> None:
+    assert "a model file is called NAME.safetensors" in cli("export", model, "--out", "small.bin").err
+    Path("there.safetensors").write_bytes(b"")
+    assert "there is a file already" in cli("export", model, "--out", "there.safetensors").err
+    assert (
+        "has no weights 'emma'; did you mean 'ema'?" in cli("export", model, "--weights", "emma", "--out", "x.safetensors").err
+    )
+    assert [p.name for p in Path().iterdir()] == ["there.safetensors"]

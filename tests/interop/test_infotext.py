@@ -1,0 +1,267 @@
+"""The parameters text: read as A1111 reads it, never losing a character; every name of a sampler means what the table says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from safelight.generate import Request
+from safelight.interop import infotext
+from safelight.interop.infotext import EXACT, GRIDS, SAMPLERS, Infotext, Names, parse, to_request, write
+from safelight.picture import Note, Source
+from safelight.spec import SpecError, build, describe, kinds
+from safelight.spec import parse as parsed
+from tests import small
+
+# Lines that mean something to the format, between lines that mean nothing.
+LINES = st.sampled_from(
+    [
+        *("Negative prompt: dogs", "Steps: 20, Sampler: Euler, Seed: 1", "Negative prompt:", "", " ", '"', "a, b: c", "\\"),
+        *("🐈\u200d⬛", "قطة على حصيرة", "שלום, עולם"),
+    ]
+)
+TEXT = st.one_of(st.text(), st.lists(st.one_of(LINES, st.text(max_size=8)), max_size=5).map("\n".join))
+KEY = st.from_regex(r"\A\w[\w \-/]{0,12}[\w\-/]\Z").filter(lambda name: name not in EXACT)
+INFO = st.builds(Infotext, TEXT, TEXT, st.dictionaries(KEY, TEXT, max_size=5))
+
+
+@settings(max_examples=400, deadline=None)
+@given(INFO)
+@example(Infotext("", "", {}))
+@example(Infotext("a cat\nNegative prompt: dog", "Negative prompt: x", {"Steps": "20", "Sampler": "Euler", "Seed": "1"}))
+@example(Infotext("Steps: 20, Sampler: Euler, Seed: 1", "", {}))
+@example(Infotext("\x00\r\n\x85\u2028", "\t", {"ab": "\x00", "cd": '""', "ef": ""}))
+def test_what_is_written_is_read(info: Infotext) -> None:
+    """Commas, colons, quotes, newlines, emoji, right-to-left text, empty prompts, and prompts that look like the format itself."""
+    text = write(info)
+    assert parse(text) == info
+    assert list(parse(text).settings) == list(info.settings)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text())
+def test_any_text_can_be_read_and_written_again(text: str) -> None:
+    found = parse(text)
+    if not any(name in EXACT or len(name) < 2 or name != name.strip() for name in found.settings):
+        assert parse(write(found)) == found
+
+
+def reading(text: str) -> tuple[str, str, str]:
+    """What a person sees in A1111: everything before the negative prompt, that, and the last line."""
+    *lines, last = text.strip().split("\n")
+    first = next((k for k, line in enumerate(lines) if line.startswith("Negative prompt:")), len(lines))
+    return "\n".join(lines[:first]), "\n".join(lines[first:]).removeprefix("Negative prompt:").strip(), last
+
+
+def test_an_ordinary_request_is_an_ordinary_text() -> None:
+    info = Infotext("a cat\non a mat, (red:1.2)", "blurry", {"Steps": "20", "Sampler": "Euler", "Lora hashes": "a: 1, b: 2"})
+    assert write(info) == (
+        'a cat\non a mat, (red:1.2)\nNegative prompt: blurry\nSteps: 20, Sampler: Euler, Lora hashes: "a: 1, b: 2"'
+    )
+
+
+def test_what_the_format_cannot_hold_is_shown_sensibly() -> None:
+    """The words in their places, with one space more; the exact texts in quoted fields that A1111 passes over."""
+    text = write(Infotext("a cat\nNegative prompt: dog\r\n", "Negative prompt: x", {"Steps": "20"}))
+    prompt, negative, last = reading(text)
+    assert (prompt, negative) == ("a cat\nNegative prompt : dog\n", "Negative prompt : x")
+    assert last.startswith("Steps: 20, Safelight prompt: ") and "\n" not in last
+    assert parse(text).prompt == "a cat\nNegative prompt: dog\r\n"
+
+
+@pytest.mark.parametrize("name", ["", "a", "a:b", "a,b", " ab", "ab ", "a\nb", EXACT[0]])
+def test_names_that_the_format_cannot_hold_are_refused(name: str) -> None:
+    with pytest.raises(SpecError, match="cannot be the name of a setting"):
+        write(Infotext("", "", {name: "1"}))
+
+
+def test_half_a_character_is_refused() -> None:
+    with pytest.raises(SpecError, match="half of a character"):
+        write(Infotext("\ud800"))
+
+
+GOLDEN = """masterpiece, (a cat:1.2), [old|new] hat <lora:cats:0.8>
+sitting, 8k
+Negative prompt: blurry,
+low quality
+Steps: 28, Sampler: DPM++ 2M Karras, CFG scale: 7.5, Seed: 965400086, Size: 12x16, Model hash: 45dee52b01, Model: v1-5, \
+Denoising strength: 0.45, Clip skip: 2, ENSD: 31337, Hires upscale: 2, Hires upscaler: "4x, sharp", RNG: CPU, \
+Face restoration: CodeFormer, Lora hashes: "cats: 0123abcd", Version: v1.9.3"""
+
+
+def test_a_foreign_text_is_followed_as_far_as_it_can_be_and_the_rest_is_listed() -> None:
+    model = small.model()
+    info = parse(GOLDEN)
+    assert info.prompt == "masterpiece, (a cat:1.2), [old|new] hat <lora:cats:0.8>\nsitting, 8k"
+    assert info.negative == "blurry,\nlow quality"
+    assert info.settings["Hires upscaler"] == "4x, sharp" and info.settings["Version"] == "v1.9.3"
+    given, reports = to_request(info, model)
+    assert given == {
+        "prompt": ["masterpiece, (a cat:1.2), [old|new] hat \nsitting, 8k"],
+        "negative": "blurry,\nlow quality",
+        "steps": 28,
+        "sampler": {"kind": "dpm++2m"},
+        "grid": {"kind": "karras"},
+        "mix": {"kind": "cfg", "scale": 7.5},
+        "seed": 965400086,
+        "size": [16, 12],
+        "emphasis": "a1111",
+    }
+    parsed(given, "request")
+    told = {line.split(":")[0] for line in reports}
+    assert told == {
+        "prompt", "Seed", "Clip skip", "Model", "Denoising strength", "ENSD", "Hires upscale", "Hires upscaler", "RNG",
+        "Face restoration", "Lora hashes",
+    }  # fmt: skip
+    assert all("\n" not in line for line in reports)
+    assert "prompt: <lora:cats:0.8> is not followed" in reports[0] and "prompt: [old|new] is not followed" in reports[1]
+
+
+@pytest.mark.parametrize(
+    ("line", "fields", "report"),
+    [
+        ("Sampler: UniPC", {}, "Sampler: UniPC is not followed: there is none of that name here, the model's own is taken (ddim)"),
+        ("Sampler: Euler a, Eta: 0.5", {"sampler": {"kind": "euler-ancestral", "eta": 0.5}}, "nearly, as 'uniform'"),
+        ("Sampler: Heun, Schedule type: Karras, Schedule rho: 5, Schedule max sigma: 0, Sigma churn: 2",
+         {"sampler": {"kind": "heun", "churn": 2}, "grid": {"kind": "karras", "rho": 5}}, ""),
+        ("Sampler: DPM++ 2M SDE Exponential", {"sampler": {"kind": "dpm++2m-sde"}, "grid": {"kind": "logsnr"}}, ""),
+        ("Sampler: DPM++ 2M", {"sampler": {"kind": "dpm++2m"}, "grid": {"kind": "karras"}}, ""),
+        ("Sampler: DPM++ 2M, Schedule type: Align Your Steps", {"sampler": {"kind": "dpm++2m"}}, "Align Your Steps is not followed"),
+        ("Steps: many", {}, "Steps: many is not followed: it is no number"),
+        ("Steps: 2.5", {}, "it must be a whole number from 1"),
+        ("Steps: 0", {}, "it must be a whole number from 1"),
+        ("CFG scale: 1", {"mix": {"kind": "none"}}, ""),
+        ("CFG scale: nan", {}, "CFG scale: nan is not followed"),
+        ("CFG scale: -3", {}, "it must not be negative"),
+        ("Size: 512x768", {}, "this model makes 8x8, and knows nothing so large"),
+        ("Size: wide", {}, "it is no WIDTHxHEIGHT"),
+        ("Emphasis: No norm", {"emphasis": "a1111"}, "Emphasis: No norm is not followed"),
+        ("Emphasis: None", {"emphasis": "none"}, ""),
+        ("Clip skip: 1", {}, ""),
+        ("Model: other, Model hash: 0123456789", {}, "Model: made with other (0123456789), another one than this"),
+        ("Variation seed strength: 0.3", {}, "it needs a variation seed"),
+        ("Variation seed: 5, Variation seed strength: 0", {}, ""),
+    ],
+)  # fmt: skip
+def test_each_field(line: str, fields: dict[str, Any], report: str) -> None:
+    given, reports = to_request(parse(f"x\n{line}, Version: v1.9.3, User: nobody, Batch size: 1"), small.model())
+    assert {k: v for k, v in given.items() if k in fields} == fields
+    assert fields or given.keys() == {"prompt", "negative", "emphasis"}
+    parsed(given, "request")
+    text = "\n".join(reports)
+    assert report in text and bool(reports) == bool(report)
+
+
+def test_a_variation_of_an_edit_is_both() -> None:
+    text = "x\nSteps: 4, Seed: 3, Denoising strength: 0.5, Variation seed: 5, Variation seed strength: 0.3"
+    given, reports = to_request(parse(text), small.model(), "sha256:" + "0" * 32)
+    image = {"kind": "image", "picture": "sha256:" + "0" * 32, "strength": 0.5}
+    assert given["task"] == {"kind": "vary", "seed": 5, "strength": 0.3, "of": image}
+    assert not any("ariation" in line or "Denoising" in line for line in reports)
+    parsed(given, "request")
+
+
+def test_an_unconditional_model_has_nothing_to_guide_by() -> None:
+    given, reports = to_request(parse("Steps: 3, CFG scale: 7, Seed: 1"), small.model(labelled=False))
+    assert given["mix"] == {"kind": "none"} and any("nothing to guide by" in line for line in reports)
+
+
+# ---- names -------------------------------------------------------------------------------------------------------------------
+
+NOTE = Note(request={}, model=Source(name=""), seal="", versions={"safelight": "1"})
+
+
+@pytest.mark.parametrize(("family", "kind"), [(f, k) for f in ("sampler", "grid") for k in kinds(f)])
+def test_every_sampler_and_grid_survives_a_text(family: str, kind: str) -> None:
+    """What is written for a registered part is read as that part, its fields with it, also for parts without a foreign name."""
+    model = small.model()
+    odd = {"eta": 0.25, "churn": 3.0, "rho": 5.5, "shift": 2.0, "s_max": 20.0}
+    part = build({"kind": kind} | {k: v for k, v in odd.items() if k in kinds(family)[kind].model_fields}, family)
+    asked = Request.model_validate({"prompt": "bag", family: part}).resolve(model)
+    given, reports = to_request(parse(write(infotext.of(asked, NOTE))), model)
+    assert build(given[family], family) == part and not reports
+    assert Request.model_validate(given).resolve(model) == asked
+
+
+def test_texts_of_ours_tell_number_seed_and_emphasis() -> None:
+    asked = Request.model_validate({"prompt": ["bag", "shoe"], "count": 2, "seed": 7, "index": 4, "emphasis": "comfy"})
+    note = NOTE.model_copy(update={"index": 3, "count": 4})
+    given, reports = to_request(parse(write(infotext.of(asked.resolve(small.model()), note))), small.model())
+    assert (given["prompt"], given["seed"], given["index"], given["emphasis"], reports) == (["shoe"], 7, 7, "comfy", [])
+
+
+@pytest.mark.parametrize("row", [*SAMPLERS, *GRIDS], ids=lambda row: row.ours)
+def test_every_spelling_is_known(row: Names) -> None:
+    table = SAMPLERS if row in SAMPLERS else GRIDS
+    assert row.ours in kinds("sampler" if row in SAMPLERS else "grid")
+    for name in row.all:
+        assert infotext.known(name, table) == infotext.known(name.upper(), table) == row.ours
+
+
+@pytest.mark.parametrize("table", [SAMPLERS, GRIDS])
+def test_no_spelling_means_two_things(table: tuple[Names, ...]) -> None:
+    names = [name.casefold() for row in table for name in set(map(str.casefold, row.all))]
+    assert len(names) == len(set(names))
+
+
+SD = {"kind": "scaled-linear", "beta_start": 0.00085, "beta_end": 0.012}
+
+
+def ours(kind: str, n: int) -> np.ndarray:
+    """(n,) sigma / alpha of a grid's steps on Stable Diffusion's table."""
+    process = build(SD, "process")
+    level = process.at(build(kind, "grid")(process, n))
+    return np.asarray(level.sigma / level.alpha)[:-1]
+
+
+# s of Stable Diffusion's 1000 entries, beta = linspace(sqrt(b_0), sqrt(b_1), T)^2, and the published schedules over it.
+ENTRIES = np.sqrt(1 / np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2) - 1)
+LOW, HIGH = ENTRIES[0], ENTRIES[-1]
+PUBLISHED: dict[str, Callable[[int], np.ndarray]] = {
+    "karras": lambda n: np.linspace(HIGH ** (1 / 7), LOW ** (1 / 7), n) ** 7,  # Karras et al. 2022, eq. 5
+    "logsnr": lambda n: np.exp(np.linspace(np.log(HIGH), np.log(LOW), n)),
+    "leading": lambda n: ENTRIES[(np.arange(n) * (1000 // n))[::-1]],  # Lin et al. 2023, table 2, and so the next two
+    "trailing": lambda n: ENTRIES[np.round(1000 - np.arange(n) * 1000 / n).astype(int) - 1],
+    "uniform": lambda n: ENTRIES[np.round(np.linspace(0, 999, n)).astype(int)[::-1]],
+}
+
+
+@pytest.mark.parametrize("row", GRIDS, ids=lambda row: row.ours)
+@pytest.mark.parametrize("n", [5, 20, 50])
+def test_a_schedules_name_means_the_same_noise_levels_elsewhere(row: Names, n: int) -> None:
+    """The published formula to 1e-6, and diffusers' levels for the option in the table: to its float32, or one entry where said."""
+    np.testing.assert_allclose(ours(row.ours, n), PUBLISHED[row.ours](n), rtol=1e-6)
+    assert round(HIGH, 4) == 14.6146 and round(LOW, 4) == 0.0292  # as every tool prints them
+    diffusers = pytest.importorskip("diffusers")
+    option, _, value = row.diffusers.partition("=")
+    table = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    peer = diffusers.EulerDiscreteScheduler(**table, **{option: value or True})
+    peer.set_timesteps(n)
+    theirs = peer.sigmas.double().numpy()[:-1]
+    if row.ours in infotext._NEARLY:
+        places = [np.interp(np.log(s), np.log(ENTRIES), np.arange(1000)) for s in (ours(row.ours, n), theirs)]
+        assert np.abs(places[0] - places[1]).max() <= 1
+    else:
+        np.testing.assert_allclose(ours(row.ours, n), theirs, rtol=3e-5)
+
+
+@pytest.mark.parametrize("row", SAMPLERS, ids=lambda row: row.ours)
+def test_every_class_in_the_table_is_there_in_diffusers(row: Names) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    name, _, option = row.diffusers.partition("(")
+    kind, _, value = option.rstrip(")").partition("=")
+    made = getattr(diffusers, name)(**({kind: value} if kind else {}))
+    assert not kind or made.config[kind] == value
+
+
+def test_the_description_is_enough() -> None:
+    """`of` takes a request or its JSON."""
+    asked = Request.model_validate({"prompt": "bag"}).resolve(small.model())
+    assert infotext.of(asked) == infotext.of(describe(asked))
+    text = write(infotext.of(asked))
+    assert text.startswith("bag\nSteps: 6, Sampler: DDIM, Schedule type: Uniform, CFG scale: 2, Seed: 0, Size: 8x8")

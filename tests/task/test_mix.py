@@ -1,0 +1,391 @@
+"""Mix: exact sums of embeddings, one word changed and nothing else, and captions found again from their own embedding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from safelight.assets import Assets
+from safelight.data.composed import REDUCED, ScenesSource, Vocabulary
+from safelight.data.scenes.captions import Phrases
+from safelight.data.scenes.compose import Composer
+from safelight.data.scenes.seek import A, Grammar, seek
+from safelight.data.scenes.splits import Split
+from safelight.model import Model
+from safelight.shared import Gap, Shared, gap, measure
+from safelight.spec import SpecError, describe
+from safelight.task import Request
+from safelight.task.mix import Mix
+from safelight.text.arithmetic import parse, terms
+from safelight.text.base import TextEncoder
+from safelight.text.blend import Blend, blend, places
+from safelight.text.clip import CLIPTextSpec
+from safelight.text.joint import Joint, JointSpec, load
+from tests import small
+from tests.task import toys, worded
+
+FEW = Vocabulary(concepts=("cat", "dog", "banana", "star"), styles=("noto", "flat"))
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return worded.words()
+
+
+@pytest.fixture
+def encoder(model: Model) -> TextEncoder:
+    assert model.text is not None
+    return model.text
+
+
+def total(encoder: TextEncoder, expression: str, **options: Any) -> Blend:
+    with torch.no_grad():
+        return blend(encoder, terms(parse(expression)), **options)
+
+
+def same(a: Blend, b: Blend) -> bool:
+    return all((x is None and y is None) or torch.equal(x, y) for x, y in zip(a.cond, b.cond, strict=True))  # type: ignore[arg-type]
+
+
+# ---- in an encoder's own words
+
+
+@pytest.mark.parametrize("lengths", [True, False])
+def test_what_cancels_leaves_the_very_bits(encoder: TextEncoder, lengths: bool) -> None:
+    plain = total(encoder, '"a red cat"', lengths=lengths)
+    read = encoder.read(["a red cat"])
+    assert plain.cond.tokens is not None and torch.equal(plain.cond.tokens, read.tokens)  # type: ignore[arg-type]
+    assert same(total(encoder, '"a red cat" + "a dog" - "a dog"', lengths=lengths), plain)
+    assert same(total(encoder, '3 * ("a red cat" - "a dog") + "a dog" * 3 - 2 * "a red cat"', lengths=lengths), plain)
+
+
+def test_sums_are_exact_and_places_that_do_not_count_add_nothing(encoder: TextEncoder) -> None:
+    """The second text takes two windows of 8, the first one: beyond its end it adds nothing."""
+    short, long = "a cat", "one two three four five six seven eight"
+    a, b = (encoder.read([text]) for text in (short, long))
+    assert a.tokens is not None and a.mask is not None and b.tokens is not None and b.mask is not None
+    found = total(encoder, f'2 * "{short}" - 0.5 * "{long}"', lengths=False).cond
+    n, m = a.tokens.shape[1], b.tokens.shape[1]
+    assert m > n and found.tokens is not None and found.mask is not None
+    pad = (0, 0, 0, m - n)
+    zeroed = torch.nn.functional.pad(torch.where(a.mask[..., None], a.tokens, 0), pad)
+    expected = 2 * zeroed - 0.5 * torch.where(b.mask[..., None], b.tokens, 0)
+    torch.testing.assert_close(found.tokens, expected)
+    assert torch.equal(found.mask, torch.nn.functional.pad(a.mask, (0, m - n)) | b.mask)
+    torch.testing.assert_close(found.vector, 2 * a.vector - 0.5 * b.vector)  # type: ignore[operator]
+
+
+def test_lengths_are_the_mean_of_the_terms(encoder: TextEncoder) -> None:
+    free, kept = (total(encoder, '"a cat" + 3 * "a dog"', lengths=lengths) for lengths in (False, True))
+    a, b = (v.vector.norm() for v in kept.values)
+    torch.testing.assert_close(kept.vector.norm(), (a + 3 * b) / 4)
+    torch.testing.assert_close(kept.vector / kept.vector.norm(), free.vector / free.vector.norm())
+    assert kept.cond.tokens is not None and free.cond.tokens is not None and kept.cond.mask is not None
+    each = torch.stack([encoder.read([t]).tokens[0].norm(dim=-1) for t in ("a cat", "a dog")])  # type: ignore[index]
+    there = kept.cond.mask[0]
+    torch.testing.assert_close(kept.cond.tokens[0].norm(dim=-1)[there], ((each[0] + 3 * each[1]) / 4)[there])
+
+
+def test_a_sum_of_nothing_much_is_not_blown_up(encoder: TextEncoder) -> None:
+    """Two texts that are one to the tokenizer differ by nothing: the length that is missing is not invented from rounding."""
+    found = total(encoder, '"a cat" - "A  cat"')
+    assert found.vector.norm() < 1e-5
+
+
+@pytest.mark.parametrize("lengths", [True, False])
+def test_one_word_changes_that_words_state_alone(encoder: TextEncoder, lengths: bool) -> None:
+    text = "a red cat"
+    ground, (red,) = encoder.read([text]), places(encoder, text, "red")
+    assert ground.tokens is not None and ground.mask is not None
+    found = total(encoder, f'"{text}"[red] - "red" + "blue"', lengths=lengths).cond
+    assert found.tokens is not None
+    changed = (found.tokens != ground.tokens).any(-1)[0].nonzero().flatten().tolist()
+    assert changed == [red] == [2]  # begin, a, red
+    assert torch.equal(found.mask, ground.mask) and torch.equal(found.vector, ground.vector)  # type: ignore[arg-type]
+    states = [encoder.read([w]).tokens[0, places(encoder, w, w)].mean(0) for w in ("red", "blue")]  # type: ignore[index]
+    expected = ground.tokens[0, red] - states[0] + states[1]
+    if lengths:
+        goal = (ground.tokens[0, red].norm() + states[0].norm() + states[1].norm()) / 3
+        expected = expected / expected.norm() * goal
+    torch.testing.assert_close(found.tokens[0, red], expected)
+
+
+def test_a_word_put_in_a_words_place(encoder: TextEncoder) -> None:
+    """Of another text, as it stands there; the whole word where it is several tokens."""
+    a, b = encoder.read(["a red cat"]), encoder.read(["blue dog"])
+    assert a.tokens is not None and b.tokens is not None
+    found = total(encoder, '"a red cat"[red] - "a red cat"[red] + 0 * "x" + "a red cat"[#2]').cond  # [#2] is [red] itself
+    assert torch.equal(found.tokens, a.tokens)  # type: ignore[arg-type]
+    put = total(encoder, '1e-30 * "a red cat"[red] + "blue dog"[blue]').cond
+    assert put.tokens is not None
+    torch.testing.assert_close(put.tokens[0, 2], b.tokens[0, 1])
+    word = "xyzzy"
+    at = places(encoder, f"a {word} b", word)
+    assert len(at) > 1 and at == list(range(2, 2 + len(at)))
+
+
+def test_words_that_are_not_there(encoder: TextEncoder) -> None:
+    with pytest.raises(SpecError, match="'rde' is no word of 'a red cat'; did you mean 'red'"):
+        places(encoder, "a red cat", "rde")
+    with pytest.raises(SpecError, match="'cat' comes 2 times in 'cat or cat': choose a token .#1 cat, #2 or, #3 cat."):
+        places(encoder, "cat or cat", "cat")
+    assert places(encoder, "cat or cat", "#3") == [3]
+    with pytest.raises(SpecError, match="'a cat' has 2 tokens, none is #3"):
+        places(encoder, "a cat", "#3")
+    labels = small.spec("flow", labelled=True).build().text
+    assert labels is not None
+    with pytest.raises(SpecError, match="reads labels, which have no words to choose"):
+        total(labels, '"shirt"[shirt]')
+
+
+def test_a_word_beyond_the_first_window(encoder: TextEncoder) -> None:
+    """Windows of 8: six words, then the seventh lies behind the second window's begin."""
+    text = "one two three four five six red"
+    assert places(encoder, text, "red") == [9]
+    assert places(encoder, "(one:1.2) two three BREAK red", "red", "a1111") == [9]
+
+
+# ---- as a task
+
+
+def test_a_mix_of_one_text_is_that_text(model: Model) -> None:
+    """Guided, in a batch, with a negative prompt: picture for picture what the text task makes."""
+    rest: dict[str, Any] = {"count": 2, "seed": 3, "steps": 3, "mix": {"kind": "cfg", "scale": 3}, "negative": "a dog"}
+    mixed = toys.finished(model, Request(task=Mix(expression='"a cat" + "b" - "b"'), **rest))
+    assert torch.equal(mixed, toys.finished(model, Request(prompt=("a cat",), **rest)))
+    other = toys.finished(model, Request(task=Mix(expression='"a cat" + "b" - 0.5 * "b"'), **rest))
+    assert not torch.allclose(mixed, other)
+
+
+def test_classes_are_mixed_as_words_are() -> None:
+    """Halves of two classes are the class "bag", which is either with equal odds: the exact denoiser makes the same pictures."""
+    made = worded.two()
+    rest: dict[str, Any] = {"count": 4, "steps": 20, "mix": "none"}
+    half = toys.finished(made, Request(task=Mix(expression='0.5 * "shirt" + 0.5 * "shoe"', lengths=False), **rest))
+    assert torch.equal(half, toys.finished(made, Request(prompt=("bag",), **rest)))
+    whole = toys.finished(made, Request(task=Mix(expression='"bag" + 0.5 * "shirt" - 0.5 * "shoe"', lengths=False), **rest))
+    assert worded.classes(made, whole) == [0, 0, 0, 0]
+
+
+def test_what_a_model_of_labels_is_near_to() -> None:
+    made = worded.two()
+    report = Mix(expression='"shirt" + 0.25 * "shoe"', lengths=False).report(made, Assets(), k=2)
+    assert [near.what for near in report.captions] == ["shirt", "bag"]
+    assert report.length == pytest.approx((1 + 1 / 16) ** 0.5) and report.rows[1].length == pytest.approx(1)
+    assert report.rows[0].cosine == pytest.approx(1 / (1 + 1 / 16) ** 0.5)
+    assert (report.space, report.gap, report.state) == ("words of the model", None, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"expression": '"a" +'}, "character 6: a text in quotes"),
+        ({"expression": 'a.png + "b"'}, "'a.png' is a picture: name a joint model"),
+        ({"expression": '"a b"[a]', "joint": "x"}, "chooses a word, but a joint model sees texts as a whole"),
+        ({"expression": '"a"', "captions": ["b"]}, "captions are chosen among in a joint model's space"),
+        ({"expression": '"a"', "strength": 0.5}, "begins from a picture of the expression, and it adds none"),
+        ({"expression": '"a" - b.png', "joint": "x", "strength": 0.5}, "it adds none"),
+    ],
+)
+def test_what_cannot_be_mixed(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        Request.model_validate({"task": {"kind": "mix", **fields}}) if False else _task(fields)
+
+
+def _task(fields: dict[str, Any]) -> Any:
+    from safelight.spec import parse as parse_spec
+
+    return parse_spec({"kind": "mix", **fields}, "task")
+
+
+def test_what_a_model_cannot_follow(model: Model) -> None:
+    with pytest.raises(SpecError, match='add "a dog" to it, not as a prompt'):
+        toys.finished(model, Request(task=Mix(expression='"a cat"'), prompt=("a dog",)))
+    with pytest.raises(SpecError, match="unconditional, it has no words to add"):
+        toys.finished(toys.model(), Request(task=Mix(expression='"a cat"'), mix="none"))  # type: ignore[arg-type]
+    assets = Assets()
+    assets._joints["toy"] = pair()
+    with pytest.raises(SpecError, match="sha256:00 is not at hand"):
+        toys.finished(model, Request(task=Mix(expression='sha256:00 + "a"', joint="toy", captions=("a",))), assets=assets)
+
+
+# ---- in a joint model's space
+
+
+def pair(seed: int = 0, **lineage: Any) -> Joint:
+    """A joint model of 8x8 grey pictures, of random weights: no two texts are in one place."""
+    text = CLIPTextSpec(width=32, layers=1, heads=2, length=24, causal=False)
+    spec = JointSpec(text=text, channels=1, size=(8, 8), patch=4, width=16, layers=1, heads=2, space=24)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        joint = spec.build().eval()
+        torch.nn.init.normal_(joint.text.tower.token.weight, std=0.3)
+    joint.lineage = dict(lineage)
+    return joint
+
+
+def knowing() -> Joint:
+    """One that says it knows scenes of four things, and its gap."""
+    g = torch.Generator().manual_seed(5)
+    told = {
+        "text": (0.1 * torch.randn(24, generator=g)).tolist(),
+        "picture": (0.1 * torch.randn(24, generator=g)).tolist(),
+        "pairs": 9,
+    }
+    return pair(scenes=describe(ScenesSource(vocabulary=FEW)), gap=told)
+
+
+def test_every_caption_is_in_the_grammar_and_none_is_ill_formed() -> None:
+    """Captions of drawn scenes are one change at a time away from each other's, and what the grammar says is what scenes say."""
+    composer = Composer(FEW.pack())
+    grammar = Grammar(composer.pack)
+    drawn = {
+        c for split in (Split.TEXT, Split.ALL) for c in Phrases(composer.pack.nouns).captions(composer.draw(0, 0, 3000, split))
+    }
+    rows = torch.stack([c[torch.randint(len(c), (60_000,))] for c in grammar.choices], 1)
+    rows[:30_000, 0] %= 16  # relations are a third of the forms and nearly all of the captions
+    said = set(grammar.captions(grammar.sound(rows)))
+    # Each noun phrase, ground, style and relation that is drawn can be said, and the other way round.
+    for words in (1, 2):
+        assert _runs(drawn, words) <= _runs(said, words)
+    assert _runs(said, 1) == _runs(drawn, 1)
+    assert not any("a a" in c or "  " in c or " ," in c for c in said)
+
+
+def _runs(captions: set[str], n: int) -> set[tuple[str, ...]]:
+    return {tuple(words[i : i + n]) for c in captions for words in [c.split()] for i in range(len(words) - n + 1)}
+
+
+def test_a_caption_is_found_again_from_its_own_embedding() -> None:
+    """In a space without sense, where only the caption itself has cosine 1: of all wordings of 28 drawn captions all are found."""
+    joint = knowing()
+    shared, composer = Shared(joint), Composer(FEW.pack())
+    captions = Phrases(composer.pack.nouns).captions(composer.draw(4, 0, 28, Split.ALL))
+    found = [shared.captions(shared.texts([c])[0], 1)[0] for c in captions]
+    assert [f.caption for f in found] == captions
+    assert min(f.score for f in found) > 0.9999
+
+
+def test_seek_asks_for_nothing_twice_and_ends_at_a_summit() -> None:
+    asked: list[str] = []
+    pack = FEW.pack()
+
+    def score(captions: Any) -> Tensor:
+        asked.extend(captions)
+        return torch.tensor([-float(abs(len(c) - 60)) - c.count("z") for c in captions])
+
+    best = seek(pack, score, 3)
+    assert len(asked) == len(set(asked)) and best[0].score == max(-abs(len(c) - 60) - c.count("z") for c in asked) == 0
+    assert [f.score for f in best] == sorted((f.score for f in best), reverse=True)
+    grammar = Grammar(pack)
+    swapped = grammar.neighbours(grammar.seeds()[:1])
+    assert {int(a) for a in swapped[:, A]} == set(range(8))
+
+
+def test_the_gap_is_what_it_says() -> None:
+    """Of a model that tells it, told; of one that knows scenes, the means over them; of another, none."""
+    joint = knowing()
+    told = gap(joint)
+    assert told.pairs == 9 and told.distance == pytest.approx(float((told.text - told.picture).norm()))
+    assert gap(pair()).pairs == 0 and not gap(pair()).text.any()
+    spec = joint.spec.model_copy(update={"channels": 3, "size": (32, 32)})
+    torch.manual_seed(1)
+    scenic = spec.build().eval()
+    source = ScenesSource(vocabulary=FEW, size=32)
+    scenic.lineage = {"scenes": describe(source)}
+    found = measure(scenic, 64)
+    composer = source.composer(torch.device("cpu"))
+    drawn = composer.draw(0, 0, 64, source.split)
+    torch.testing.assert_close(found.picture, scenic.pictures(composer.render(drawn)).mean(0))
+    torch.testing.assert_close(found.text, scenic.texts(Phrases(composer.pack.nouns).captions(drawn)).mean(0))
+    again = Gap(*(torch.tensor(v) if isinstance(v, list) else v for v in found.json().values()))
+    torch.testing.assert_close(again.text, found.text)
+
+
+def test_pictures_and_texts_are_summed_from_their_own_means(model: Model) -> None:
+    joint, assets = knowing(), Assets()
+    assets._joints["toy"] = joint
+    picture = toys.noise((1, 8, 8))
+    seal = assets.add(picture)
+    other = assets.add(toys.noise((1, 8, 8), seed=1))
+    mix = Mix(expression=f'{seal} - 2 * "a cat" + "a dog"', joint="toy", captions=("a dog", "a cat", "a star"))
+    report = mix.report(model, assets, k=2, among=[other, seal])
+    centre = gap(joint)
+    parts = [joint.pictures(picture[None])[0] - centre.picture, *(joint.texts(["a cat", "a dog"]) - centre.text)]
+    expected = parts[0] - 2 * parts[1] + parts[2]
+    assert report.length == pytest.approx(float(expected.norm()), rel=1e-5)
+    assert [r.length for r in report.rows] == pytest.approx([float(p.norm()) for p in parts], rel=1e-5)
+    cosines = torch.cosine_similarity(torch.stack(parts), expected[None])
+    assert [r.cosine for r in report.rows] == pytest.approx(cosines.tolist(), abs=1e-5)
+    words = torch.cosine_similarity(joint.texts(mix.captions) - centre.text, expected[None]).tolist()
+    best = sorted(zip(words, mix.captions, strict=True), reverse=True)[:2]
+    assert [n.what for n in report.captions] == [c for _, c in best] and report.gap == pytest.approx(centre.distance)
+    assert {n.what for n in report.pictures} == {seal, other} and report.pictures[0].cosine >= report.pictures[1].cosine
+    assert mix.inputs == (seal,)
+
+
+def test_what_is_found_is_what_is_painted(model: Model) -> None:
+    """The nearest caption goes to the generator as its prompt; from a picture, at a strength, as the image task does."""
+    assets = Assets()
+    assets._joints["toy"] = knowing()
+    seal = assets.add(toys.noise((1, 8, 8)))
+    rest: dict[str, Any] = {"count": 2, "steps": 4}
+    task = Mix(expression='"a cat on a red background" - "a cat" + "a dog"', joint="toy")
+    caption = task.report(model, assets).caption
+    assert torch.equal(
+        toys.finished(model, Request(task=task, **rest), assets=assets),
+        toys.finished(model, Request(prompt=(caption,), **rest)),
+    )
+    start = Mix(expression=f'{seal} + "a dog"', joint="toy", captions=("a dog", "a cat"), strength=0.5)
+    caption = start.report(model, assets).caption
+    edit: Any = {"kind": "image", "picture": seal, "strength": 0.5}
+    pictures = toys.finished(model, Request(task=start, **rest), assets=assets)
+    assert torch.equal(pictures, toys.finished(model, Request(task=edit, prompt=(caption,), **rest), assets=assets))
+    still = toys.finished(model, Request(task=start.model_copy(update={"strength": 0.0}), **rest), assets=assets)
+    torch.testing.assert_close(still[0], assets.picture(seal) / 127.5 - 1)
+
+
+def test_a_joint_model_of_other_data_needs_captions(model: Model) -> None:
+    assets = Assets()
+    assets._joints["toy"] = pair()
+    with pytest.raises(SpecError, match="give captions to choose from"):
+        Mix(expression='"a" + "b"', joint="toy").report(model, assets)
+    report = Mix(expression='"a" + "b"', joint="toy", captions=("a", "b", "c")).report(model, assets)
+    assert {near.what for near in report.captions[:2]} == {"a", "b"} and report.gap is None
+
+
+def shipped() -> Joint:
+    from safelight.model import locate
+
+    return load(locate("sprites-clip"))
+
+
+@pytest.mark.slow
+def test_the_pair_that_ships_does_sums() -> None:
+    """A thing exchanged for another, a ground for another, a number's thing; and a picture minus a word plus a word."""
+    shared = Shared(shipped())
+
+    def best(*parts: Tensor) -> str:
+        return shared.captions(torch.stack(parts).sum(0), 1)[0].caption
+
+    def said(text: str) -> Tensor:
+        return shared.texts([text])[0]
+
+    for ground in ("blue", "green"):
+        found = best(said(f"a cat on a {ground} background"), -said("a cat"), said("a dog"))
+        assert "a dog" in found and f"{ground} background" in found
+    assert "two bananas" in best(said("two red apples on a white background"), -said("a red apple"), said("a banana"))
+    composer = ScenesSource(vocabulary=REDUCED).composer(torch.device("cpu"))
+    drawn = composer.draw(0, 0, 400, Split.TEXT)
+    captions = Phrases(composer.pack.nouns).captions(drawn)
+    cats = [i for i, c in enumerate(captions) if c.startswith("a cat on a")]
+    seen = shared.pictures(composer.render(drawn.rows(torch.tensor(cats))))
+    right = [
+        "dog" in found and captions[i].split(" on ")[1].split(" background")[0] in found
+        for i, v in zip(cats, seen, strict=True)
+        for found in [best(v, -said("a cat"), said("a dog"))]
+    ]
+    assert len(right) >= 2 and sum(right) >= 0.8 * len(right)
