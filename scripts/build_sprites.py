@@ -30,7 +30,7 @@ from torch import Tensor
 
 from safelight.data.scenes.nouns import nouns
 from safelight.data.scenes.rules import components, different
-from safelight.data.scenes.sprites import FORMAT, SIDE, kernel
+from safelight.data.scenes.sprites import FORMAT, SIDE, kernel, strips
 from safelight.data.scenes.words import BACKGROUNDS
 from safelight.files import atomic
 
@@ -141,7 +141,7 @@ def sprites(folder: Path) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
             words = list(dict.fromkeys([*keywords.get(entry["emoji"], []), *entry.get("tags", [])]))
             yield (
                 {
-                    "file": f"{style}/{code}.webp",
+                    "file": f"{style}/{code}",
                     "concept": concept,
                     "style": style,
                     "licence": source.licence,
@@ -220,6 +220,17 @@ def build(folder: Path, out: Path) -> None:
         for i, row in enumerate(rows[first : first + 256]):
             row.update(clear=mask(clear[i]), solid=mask(solid[i]), hue=dominant(part[i]))
     texts = unpacked(folder, LICENCES) / "licenses"
+    pack(rows, images, texts, out)
+    hues = sum(row["hue"] is not None for row in rows)
+    solid_ = sum(row["solid"] != 0 for row in rows)
+    print(
+        f"{out}: {len(rows)} sprites of {len({row['concept'] for row in rows})} concepts, {hues} with one hue, {solid_} solid"
+    )
+    print(f"{out.stat().st_size:,} bytes")
+
+
+def pack(rows: list[dict[str, Any]], images: list[np.ndarray], texts: Path, out: Path) -> None:
+    """The file itself: rows of the index and their pictures uint8 (64, 64, 4), and the folder of licence texts."""
     with atomic(out) as temporary, zipfile.ZipFile(temporary, "w") as file:
 
         def put(name: str, data: bytes, how: int = zipfile.ZIP_DEFLATED) -> None:
@@ -231,14 +242,11 @@ def build(folder: Path, out: Path) -> None:
         for licence in sorted({source.licence for source in SOURCES.values()}):
             text = read(texts / f"{licence}.json")["licenseText"].replace("<year> <copyright holders>", "Microsoft Corporation")
             put(f"licences/{licence}.txt", text.encode())
-        put("index.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-        for row, pixels in zip(rows, images, strict=True):
-            best = min((_webp(pixels, method) for method in (4, 6)), key=len)
-            put(row["file"], best, zipfile.ZIP_STORED)
-    hues = sum(row["hue"] is not None for row in rows)
-    solid_ = sum(row["solid"] != 0 for row in rows)
-    print(f"{out}: {len(rows)} sprites of {about['concepts']} concepts, {hues} with one hue, {solid_} solid")
-    print(f"{out.stat().st_size:,} bytes")
+        put("index.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(), zipfile.ZIP_LZMA)
+        known = dict(zip([row["file"] for row in rows], images, strict=True))
+        for strip, names in strips(rows).items():
+            stack = np.concatenate([known[name] for name in names])
+            put(strip, min((_webp(stack, method) for method in (4, 6)), key=len), zipfile.ZIP_STORED)
 
 
 def _webp(pixels: np.ndarray, method: int) -> bytes:
