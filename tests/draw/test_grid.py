@@ -91,3 +91,12 @@ def test_saved_losslessly_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="NaN"):
         save(tmp_path / "nan.png", sheet(torch.full((1, 1, 2, 2), float("nan"))))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s.png", "s.webp"]
+
+
+def test_long_names_of_rows_are_broken_and_not_cut() -> None:
+    """Names that differ only in their last word give different sheets, no wider than the room for names allows."""
+    x = pictures(1, 3, 32, 32)
+    long = "a dog to the left of a rocket on a green background, {} style"
+    one, other = (sheet(x, rows=[long.format(word)], scale=3) for word in ("flat", "blob"))
+    assert one.tobytes() != other.tobytes()
+    assert one.size[0] <= 32 * 3 + 240 + 12 + 2 * MARGIN
