@@ -180,3 +180,40 @@ def test_resampling_a_config_that_resamples(cli: Callable[..., Any], model: Path
     note = pictures.note("b.png")
     assert note is not None
     assert (note.request["sampler"]["times"], note.request["sampler"]["inner"]["kind"]) == (3, "ddim")
+
+
+def test_no_step_is_nothing_to_watch_and_no_failure(cli: Callable[..., Any], model: Path, photo: np.ndarray) -> None:
+    flags = ["--strength", "0", "--gif", "--show-steps", "--trace", "--out", "o"]
+    ran = cli("edit", "photo.png", "bag", "--model", model, *flags)
+    assert ran.code == 0, ran.err
+    assert ran.out.splitlines()[-3:] == [f"{name:<8} none: no step was taken" for name in ("steps", "film", "trace")]
+    assert [p.name for p in Path("o").iterdir()] == ["pictures"]
+
+
+def test_a_config_says_what_kind_of_edit_it_is(cli: Callable[..., Any], model: Path, tmp_path: Path) -> None:
+    """Kept settings are never dropped in silence: the kind stays, a mask is asked for, another size is told."""
+    flags = ["--model", model, "--steps", "3"]
+    edits = {
+        "invert": ["bag", "--source", "dress"],
+        "outpaint": ["bag", "--outpaint", "3,0,5,2", "--overlap", "1"],
+        "inpaint": ["bag", "--mask", "white.png", "--feather", "2"],
+    }
+    for kind, argv in edits.items():
+        assert cli("edit", "photo.png", *argv, *flags, "--save-config", f"{kind}.yaml", "--out", f"{kind}.png").code == 0
+    for kind in ("invert", "outpaint"):
+        again = ["--model", model, "--config", f"{kind}.yaml", "--out", f"again-{kind}.png"]
+        assert cli("edit", "photo.png", *again).code == 0
+        assert Path(f"again-{kind}.png").read_bytes() == Path(f"{kind}.png").read_bytes()
+    ran = cli("edit", "photo.png", "--model", model, "--config", "inpaint.yaml")
+    assert ran.code == 2 and "--config paints a mask, which it does not hold: give its file with --mask" in ran.err
+    Image.new("L", (16, 12)).save("small.png")
+    assert cli("edit", "small.png", "--model", model, "--config", "outpaint.yaml", "--out", "grown.png").code == 0
+    assert Image.open("grown.png").size == (24, 14)
+    ran = cli("edit", "small.png", "--model", model, "--config", "invert.yaml", "--out", "s.png")
+    assert ran.code == 0 and "hint     the picture is 12x16, --config makes it 20x26: --size 12x16 keeps it" in ran.err
+
+
+def test_its_words_are_looked_at_too(cli: Callable[..., Any], words: Path) -> None:
+    flags = ["--model", words, "--steps", "1", "--out", "a.png"]
+    assert "hint     negation: " in cli("edit", "photo.png", "a cat, no dogs", *flags).err
+    assert "hint" not in cli("edit", "photo.png", "a cat, no dogs", *flags, "--no-hints").err

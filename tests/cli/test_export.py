@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from safelight.model import load, peek
+from safelight.model import load, peek, save
 
 
 @pytest.fixture(autouse=True)
@@ -39,3 +39,13 @@ def test_refusals(cli: Callable[..., Any], model: Path) -> None:
         "has no weights 'emma'; did you mean 'ema'?" in cli("export", model, "--weights", "emma", "--out", "x.safetensors").err
     )
     assert [p.name for p in Path().iterdir()] == ["there.safetensors"]
+
+
+def test_a_number_too_large_for_its_type_is_no_file(cli: Callable[..., Any], model: Path) -> None:
+    broken = load(model, "raw", dtype=None)
+    next(broken.parameters()).data.flatten()[0] = 1e6
+    save("large.safetensors", broken)
+    ran = cli("export", "large.safetensors", "--out", "small.safetensors")
+    assert ran.code == 2 and "holds 1e+06, which is no number of float16; take bfloat16 or float32" in ran.err
+    assert not Path("small.safetensors").exists()
+    assert cli("export", "large.safetensors", "--dtype", "bfloat16", "--out", "small.safetensors").code == 0

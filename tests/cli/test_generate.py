@@ -13,42 +13,11 @@ from PIL import Image
 
 import safelight
 from safelight import picture
-from safelight.codec.kl import KLSpec
+from safelight.assets import seal
 from safelight.draw.pixels import to_bytes
-from safelight.model import ModelSpec, save
-from safelight.nn.attention import NoAttention, TransformerSpec
-from safelight.text.clip import CLIPTextSpec
+from safelight.model import save
 from safelight.trace import Trace
-from tests.train import tiny
-
-
-@pytest.fixture(scope="session")
-def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A latent model of words, 32x32, untrained but for a last layer that is not zero."""
-    network = tiny.network(0.0, cond=16).model_copy(
-        update={
-            "channels": 4,
-            "context": 16,
-            "attention": (TransformerSpec(head_width=8, norm=tiny.network().norm),),
-            "middle": NoAttention(),
-        }
-    )
-    spec = ModelSpec(
-        network=network,
-        process="flow",
-        parameterization="velocity",
-        codec=KLSpec(latents=4, widths=(8, 16), blocks=1),
-        text=CLIPTextSpec(width=16, layers=1, heads=2, causal=False),
-        channels=3,
-        size=(32, 32),
-        defaults={"steps": 3, "sampler": "dpm++2m", "mix": {"kind": "cfg", "scale": 3}},
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        built = spec.build()
-    path: Path = tmp_path_factory.mktemp("words") / "words.safetensors"
-    save(path, built)
-    return path
+from tests.task import toys
 
 
 @pytest.fixture(autouse=True)
@@ -126,6 +95,14 @@ def test_hints_are_said_and_change_nothing(cli: Callable[..., Any], words: Path)
     assert note.request["prompt"] == ["please draw a cat without a hat"]
 
 
+def test_hints_are_said_once_and_not_without_end(cli: Callable[..., Any], words: Path) -> None:
+    flags = ["--model", words, "--steps", "1", "--out", "o"]
+    ran = cli("generate", "a cat, a cat, a cat", "a cat, a cat", *flags)
+    assert ran.err.count("\n") == 1 and ran.err.startswith("hint     duplicate: 'a cat' is said twice")
+    ran = cli("generate", ", ".join(f"thing {k}, thing {k}" for k in range(12)), *flags)
+    assert ran.err.count("\n") == 9 and ran.err.endswith("hint     and 4 more: safelight prompt check says all\n")
+
+
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
@@ -182,3 +159,86 @@ def test_an_inpainting_asks_for_itself_with_its_mask(cli: Callable[..., Any], wo
 def test_a_file_that_cannot_be_written_is_no_folder(cli: Callable[..., Any], words: Path) -> None:
     ran = cli("generate", "a cat", "--model", words, "--out", "cat.bmp")
     assert ran.code == 2 and "--out cat.bmp: '.bmp' is no picture format here" in ran.err and not Path("cat.bmp").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (("--out", "a.png", "--gif", "a.png"), "--film a.png: another file of this run goes there"),
+        (("--out", "a.png", "--trace", "sub/../a.png"), "another file of this run goes there"),
+        (("--out", "a.png", "--show-steps", "--save-config", "a-steps.png"), "another file of this run goes there"),
+        (("--out", "o", "--gif", "o/pictures/0000-a-cat.png"), "another file of this run goes there"),
+        (("--out", "o", "--count", "2", "--gif", "o/pictures.png"), "another file of this run goes there"),
+        (("--trace", "folder"), "--trace folder: that is a folder; name a file"),
+        (("--save-config", "words.txt/c.yaml"), "words.txt"),
+        (("--out", "a.png", "--format", "jpg"), "--format jpg: --out a.png names a file of another format"),
+        (("--set", "mix=none", "--guidance", "4"), "--guidance 4: the mix of --set, 'none', has no strength"),
+    ],
+)
+def test_what_would_be_lost_is_refused_before_the_work(
+    cli: Callable[..., Any], words: Path, argv: tuple[str, ...], line: str
+) -> None:
+    """Two files in one place, a flag that would do nothing: nothing is made."""
+    Path("folder").mkdir()
+    Path("words.txt").write_text("")
+    ran = cli("generate", "a cat", "--model", words, *argv)
+    assert (ran.code, ran.out) == (2, "") and line in ran.err and ran.err.count("\n") == 1
+    assert not [p for p in Path().rglob("*") if p.is_file() and p.name != "words.txt"]
+
+
+def test_a_picture_is_not_written_over_what_it_is_made_from(cli: Callable[..., Any], words: Path) -> None:
+    flags = ["--model", words, "--steps", "1", "--no-hints"]
+    assert cli("generate", "a cat", *flags, "--out", "a.png").code == 0
+    before = Path("a.png").read_bytes()
+    for argv in (["generate", "--from", "a.png", "--seed", "1"], ["edit", "a.png", "a cat"], ["vary", "a.png", "--count", "1"]):
+        ran = cli(*argv, *flags, "--out", "a.png")
+        assert ran.code == 2 and "a.png is what the picture is made from and would be written over" in ran.err
+    assert cli("edit", "a.png", "a cat", *flags).code == 0  # the default place, which a second edit would come to again
+    made = "out/edit/pictures/0000-a-cat.png"
+    assert cli("edit", made, "a cat", *flags).code == 2
+    assert cli("edit", made, "a cat", *flags, "--out", "b.png").code == 0
+    assert Path("a.png").read_bytes() == before
+
+
+def test_flags_and_words_come_in_any_order(cli: Callable[..., Any], words: Path) -> None:
+    assert cli("generate", "--model", words, "a cat", "--steps", "1", "a dog", "--out", "o", "--no-hints").code == 0
+    assert sorted(p.name for p in Path("o/pictures").iterdir()) == ["0000-a-cat.png", "0001-a-dog.png"]
+    assert cli("edit", "o/pictures/0000-a-cat.png", "--steps", "1", "a dog", "--model", words, "--out", "e.png").code == 0
+    note = picture.note("e.png")
+    assert note is not None and note.request["prompt"] == ["a dog"]
+
+
+def test_guidance_of_another_mix(cli: Callable[..., Any], words: Path) -> None:
+    """--guidance is the strength of the mix that --set asks for, too, unless that says its own; of none, 1 is none."""
+    for setting, guidance, wanted in (
+        ("mix=perpendicular", "4", ("perpendicular", 4.0)),
+        ("mix={kind: cfg, scale: 5}", "4", ("cfg", 5.0)),
+        ("mix.rescale=0.5", "4", ("cfg", 4.0)),
+        ("mix=none", "1", ("none", None)),
+    ):
+        flags = ["--set", setting, "--guidance", guidance, "--steps", "1", "--no-hints", "--out", "a.png"]
+        assert cli("generate", "a cat", "--model", words, *flags).code == 0
+        note = picture.note("a.png")
+        assert note is not None and (note.request["mix"]["kind"], note.request["mix"].get("scale")) == wanted
+
+
+def test_guidance_1_is_none_for_a_model_of_no_words(cli: Callable[..., Any]) -> None:
+    save("silent.safetensors", toys.model())
+    assert cli("sample", "silent.safetensors", "--guidance", "1", "--steps", "1", "--count", "1", "--out", "a.png").code == 0
+    ran = cli("sample", "silent.safetensors", "--guidance", "2", "--steps", "1", "--count", "1", "--out", "b.png")
+    assert ran.code == 2 and "guidance 'cfg' has nothing to guide by" in ran.err
+
+
+def test_a_task_of_set_is_asked_for_its_size_and_sampler(cli: Callable[..., Any], words: Path) -> None:
+    """What the verb's own task would have taken does not stick to another one."""
+    pixels = torch.randint(0, 256, (3, 16, 40), dtype=torch.uint8)
+    picture.write("photo.png", pixels)
+    task = f"task={{kind: invert, picture: '{seal(pixels)}'}}"
+    flags = ["--model", words, "--input", "photo.png", "--steps", "2", "--no-hints"]
+    assert cli("generate", "a cat", *flags, "--set", task, "--out", "a.png").code == 0
+    note = picture.note("a.png")
+    assert note is not None and (note.request["size"], note.request["sampler"]["kind"]) == ([16, 40], "ddim")
+    flags = ["--model", words, "--steps", "1", "--outpaint", "4,0,0,0", "--set", "task.margins=[0,8,0,0]"]
+    ran = cli("edit", "photo.png", "a cat", *flags, "--out", "b.png")
+    assert ran.code == 0, ran.err
+    assert picture.read("b.png")[0].shape == (3, 24, 40)

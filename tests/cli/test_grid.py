@@ -125,7 +125,7 @@ def test_film_table_and_trace(cli: Callable[..., Any], model: Path) -> None:
         assert film.n_frames == 5
     for k, steps in enumerate((2, 4, 2, 4)):
         assert Path(f"g/steps-{k:04d}.png").is_file()
-        trace = Trace.load(f"g/trace-{k:04d}.safetensors")
+        trace = Trace.open(f"g/trace-{k:04d}.safetensors")
         assert len(trace.levels) == steps + 1
         assert trace.request.prompt == (("bag", "dress")[k // 2],)
 
@@ -137,3 +137,29 @@ def test_cells_are_numbered_by_their_place(cli: Callable[..., Any], model: Path)
     assert [p.name for p in found] == ["0000-bag.png", "0001-bag.png", "0002-bag.png"]
     for file, index in zip(found, (2, 1, 0), strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(file)), made(model, "bag", index=index)[..., 0])
+
+
+def test_the_fields_of_an_edit_vary(cli: Callable[..., Any], model: Path) -> None:
+    """Over a kept request, with its picture brought: each cell is that edit, and strength 0 is the picture, with no step to watch."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 12), dtype=np.uint8)).save("photo.png")
+    flags = ["--model", model, "--steps", "4", "--save-config", "edit.yaml", "--strength", "0.5", "--out", "one.png"]
+    assert cli("edit", "photo.png", "bag", *flags).code == 0
+    argv = ["bag", "--model", model, "--config", "edit.yaml", "--x", "task.strength=0,0.5,1", "--out", "g"]
+    assert "is not at hand: give its file with --input" in cli("grid", *argv).err
+    ran = cli("grid", *argv, "--input", "photo.png", "--gif", "--show-steps", "--trace")
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith("3 pictures, 6 steps: about ")
+    cells = [np.asarray(Image.open(p)) for p in sorted(Path("g/pictures").iterdir())]
+    np.testing.assert_array_equal(cells[0], np.asarray(Image.open("photo.png")))
+    np.testing.assert_array_equal(cells[1], np.asarray(Image.open("one.png")))
+    note, alone = picture.note("g/pictures/0001-bag.png"), picture.note("one.png")
+    assert note is not None and alone is not None and note.lineage == alone.lineage
+    assert sorted(p.name for p in Path("g").glob("*-0*")) == [
+        f"{what}-000{k}.{end}" for what, end in (("steps", "png"), ("trace", "safetensors")) for k in (1, 2)
+    ]
+    assert "g/steps-0001.png and on" in ran.out and Image.open("g/steps.gif").n_frames == 5
+
+
+def test_sizes_are_written_as_everywhere(cli: Callable[..., Any], model: Path) -> None:
+    assert cli("grid", "bag", "--model", model, "--x", "size=8,16x12", "--steps", "1", "--out", "g").code == 0
+    assert [Image.open(p).size for p in sorted(Path("g/pictures").iterdir())] == [(8, 8), (12, 16)]

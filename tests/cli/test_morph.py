@@ -152,3 +152,46 @@ def test_a_picture_with_a_further_model(cli: Callable[..., Any], model: Path) ->
     ran = cli("morph", "a.png", "shoe", *flags, "--model", "weak.safetensors", "--frames", "2", "--out", "m")
     assert ran.code == 0, ran.err
     np.testing.assert_array_equal(files("m")[0], np.asarray(Image.open("a.png")))
+
+
+def test_a_config_is_the_same_path(cli: Callable[..., Any], model: Path) -> None:
+    """With its ends, frames, ease and way of words; a flag goes over it, and pictures have to be brought again."""
+    flags = ["--frames", "4", "--ease", "smooth", "--words", "straight", "--micro-batch", "1", "--save-config", "kept.yaml"]
+    assert cli("morph", "bag", "shoe", "--model", model, *flags, "--out", "a").code == 0
+    assert cli("morph", "--config", "kept.yaml", "--model", model, "--out", "b").code == 0
+    for a, b in zip(files("a"), files("b"), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert Path("a/strip.png").read_bytes() == Path("b/strip.png").read_bytes()
+    assert cli("morph", "shoe", "bag", "--config", "kept.yaml", "--frames", "3", "--model", model, "--out", "c").code == 0
+    note = picture.note("c/pictures/0000.png")
+    assert note is not None and note.count == 3
+    task = note.request["task"]
+    assert (task["ease"], task["words"], [end["prompt"] for end in task["ends"]]) == ("smooth", "straight", ["shoe", "bag"])
+    Image.fromarray(files("a")[0]).save("photo.png")
+    flags = ["--frames", "2", "--save-config", "two.yaml"]
+    assert cli("morph", "photo.png", "shoe", "--model", model, *flags, "--out", "d").code == 0
+    ran = cli("morph", "--config", "two.yaml", "--model", model)
+    assert ran.code == 2 and "--config: its ends are pictures, which it does not hold: name them again" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--seconds", "0"], "--seconds 0: a film lasts more than 0"),
+        (["--seconds", "nan"], "--seconds nan: a film lasts more than 0"),
+        (["--seed", "1", "--seeds", "1,2"], "--seeds gives each end its seed; leave --seed out"),
+        (["--model", "other.safetensors"], "--model: one is enough"),
+        (["--out", "m", "--gif", "m/strip.png"], "m/strip.png: another file of this run goes there"),
+    ],
+)
+def test_what_would_be_lost_is_refused_before_the_work(
+    flags: list[str], line: str, cli: Callable[..., Any], model: Path
+) -> None:
+    ran = cli("morph", "bag", "shoe", *flags, "--model", model)
+    assert (ran.code, ran.out) == (2, "") and line in ran.err and ran.err.count("\n") == 1
+
+
+def test_the_words_of_its_ends_are_looked_at(cli: Callable[..., Any], words: Path) -> None:
+    flags = ["--frames", "2", "--steps", "1", "--model", words]
+    ran = cli("morph", "a cat", "a dog without a hat", *flags)
+    assert ran.code == 0 and ran.err.count("\n") == 1 and "hint     negation: 'without a hat'" in ran.err

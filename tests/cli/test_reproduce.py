@@ -16,10 +16,11 @@ from torch import Tensor
 
 from safelight import picture, reproduce
 from safelight.assets import Assets, seal
+from safelight.cli.reproduce import chosen
 from safelight.draw.pixels import to_bytes
 from safelight.generate import Finished, Request, generate
 from safelight.interop import infotext
-from safelight.model import Model, load, locate, save
+from safelight.model import Model, fingerprint, load, locate, save
 from safelight.picture import Note
 from safelight.spec import SpecError, kinds
 
@@ -143,9 +144,13 @@ def test_the_guidance_and_its_other_model_come_back(
     save(tmp_path / "others" / "weak.safetensors", other)
     ran = cli("reproduce", file, "--model", model, "--model", tmp_path / "others" / "weak.safetensors")
     assert ran.code == 1 and f"the model 'weak:raw': {loaded.fingerprint} there, " in ran.out
+    assert cli("reproduce", file, "--model", model).code == 0  # the very same file, by another name
+    asked["mix"]["weak"] = f"{tmp_path / 'others' / 'weak.safetensors'}:raw"
+    (file,) = make(loaded, asked, tmp_path)
     ran = cli("reproduce", file, "--model", model)
     assert ran.code == 2
-    wanted = f"guided by the model 'weak:raw' ({found.model.fingerprint}), which does not ship: give its file too, with --model"
+    weak = fingerprint(tmp_path / "others" / "weak.safetensors")
+    wanted = f"guided by the model 'weak:raw' ({weak}), which does not ship: give its file too, with --model"
     assert ran.err == f"safelight: reproduce: {wanted}\n"
 
 
@@ -301,7 +306,7 @@ def test_a_foreign_edit_is_made_from_the_picture_given(
     ran = cli("reproduce", file, "--model", model)
     assert "Denoising strength: 0.5 is not followed: the text does not say which picture it was made from" in ran.out
     ran = cli("reproduce", file, "--model", model, "--input", source, "--out", tmp_path / "y.png")
-    assert "Denoising strength" not in ran.out and "image, 4 steps of euler" in ran.out
+    assert "Denoising strength" not in ran.out and "image, 2 of 4 steps of euler" in ran.out
     note = picture.note(tmp_path / "y.png")
     assert note is not None and note.request["task"]["strength"] == 0.5 and [a.seal for a in note.lineage] == [seal(PHOTO)]
     assert cli("reproduce", tmp_path / "y.png", "--model", model).code == 0  # its source lies beside it
@@ -423,3 +428,26 @@ def test_a_model_that_ships_is_not_replaced_by_the_one_it_was_guided_by(tmp_path
     # Of other weights than either that is recorded, so that only the names are left to go by.
     note = changed(note, peers={"weak:raw": "0" * 16}, model=note.model.model_copy(update={"fingerprint": "1" * 16}))
     assert reproduce.weights_of(note, [weak]).name == "fashion-mnist"
+
+
+def test_the_picture_itself_is_never_written_over(cli: Callable[..., Any], model: Path, loaded: Model, tmp_path: Path) -> None:
+    """Also where it came out otherwise; and of an edit it is said how many of its steps it took."""
+    (path, *_) = make(loaded, {"task": {"kind": "image", "picture": seal(PHOTO), "strength": 0.4}, "prompt": "bag"}, tmp_path)
+    picture.write(tmp_path / "photo.png", PHOTO)
+    before = path.read_bytes()
+    ran = cli("reproduce", path, "--model", model, "--out", path)
+    assert ran.code == 2 and "is what the picture is compared with or made from: name another file" in ran.err
+    assert path.read_bytes() == before
+    assert "image, 2 of 3 steps of ddim" in cli("reproduce", path, "--model", model).out
+
+
+def test_without_a_model_a_foreign_picture_is_for_the_one_that_ships(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
+    """The text's own if it ships, by its hash or its name, else the default one."""
+    ships = {"sprites-small": model, "other": model.with_name("words")}
+    monkeypatch.setattr("safelight.model.embedded", lambda: ships)
+    monkeypatch.setattr("safelight.model.fingerprint", lambda path: "ab" * 8 if path == ships["other"] else "cd" * 8)
+    for said, wanted in (({}, "sprites-small"), ({"Model": "other"}, "other"), ({"Model hash": "ABAB"}, "other")):
+        assert chosen([], infotext.Infotext("", settings=said)) == wanted
+    ships.clear()
+    with pytest.raises(SpecError, match="made with sd15, which does not ship: give one of ours with --model"):
+        chosen([], infotext.Infotext("", settings={"Model": "sd15"}))

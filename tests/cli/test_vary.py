@@ -104,10 +104,55 @@ def test_of_any_picture(cli: Callable[..., Any], model: Path, ours: Path) -> Non
     [
         ([], "say what to vary: a picture, or --prompt"),
         (["-p", "bag", "--strength", "2"], "--strength 2: between 0, the picture, and 1, another one"),
-        (["made/pictures/0002-dress.png", "--weights", "raw"], "a picture of ours says which weights made it"),
+        (["made/pictures/0002-dress.png", "--weights", "raw"], "--weights: a picture of ours says how it was made"),
         (["missing.png"], "missing.png"),
     ],
 )
 def test_refusals(flags: list[str], line: str, cli: Callable[..., Any], model: Path, ours: Path) -> None:
     ran = cli("vary", *flags, *(["--model", model] if "--weights" not in flags else []))
     assert ran.code == 2 and line in ran.err and ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("source", [["-p", "dress", "--seed", "7", "--index", "2"], ["photo.png", "-p", "dress"]])
+def test_a_config_is_the_same_variations(
+    source: list[str], cli: Callable[..., Any], model: Path, ours: Path, tmp_path: Path
+) -> None:
+    """Nothing that was kept falls back to a flag's default; a flag goes over it."""
+    Image.fromarray(np.asarray(Image.open(ours))).save("photo.png")
+    flags = ["--model", model, "--count", "3", "--strength", "0.6", "--variation-seed", "11", "--steps", "3"]
+    assert cli("vary", *source, *flags, "--save-config", "kept.yaml", "--out", "a").code == 0
+    again = ["--model", model, "--config", "kept.yaml"]
+    files_ = source[:1] if source[0] == "photo.png" else []
+    assert cli("vary", *files_, *again, "--out", "b").code == 0
+    assert len(files("a")) == len(files("b")) == 3
+    for a, b in zip(files("a"), files("b"), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert cli("vary", *files_, *again, "--strength", "0.1", "--count", "1", "--out", "c.png").code == 0
+    note = picture.note("c.png")
+    assert note is not None
+    task = note.request["task"]
+    assert (task.get("vary", task.get("strength")), note.count) == (0.1, 1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["-p", "bag", "--by", "noise"], "--by: the noise of this picture is known"),
+        (["made/pictures/0002-dress.png", "--by", "noise"], "--by: the noise of this picture is known"),
+        (["made/pictures/0002-dress.png", "--config", "kept.yaml"], "--config: a picture of ours says how it was made"),
+        (["photo.png", "--seed", "1", "--variation-seed", "2"], "--seed: a picture that is not ours has none"),
+        (["-p", "bag", "--model", "other.safetensors"], "--model: one is enough"),
+        (["--config", "edit.yaml"], "--config: its task is 'image', which needs a picture: vary that"),
+    ],
+)
+def test_no_flag_is_dropped_in_silence(flags: list[str], line: str, cli: Callable[..., Any], model: Path, ours: Path) -> None:
+    Image.fromarray(np.asarray(Image.open(ours))).save("photo.png")
+    Path("kept.yaml").write_text("steps: 2")
+    Path("edit.yaml").write_text("task: {kind: image, picture: x}")
+    ran = cli("vary", *flags, "--model", model)
+    assert ran.code == 2 and line in ran.err and ran.err.count("\n") == 1
+
+
+def test_an_input_that_is_not_needed_is_said(cli: Callable[..., Any], model: Path, ours: Path) -> None:
+    ran = cli("vary", "-p", "bag", "--input", ours, "--model", model, "--count", "1", "--out", "a.png")
+    assert ran.code == 0 and f"--input {ours}: nothing that is asked for is made from it" in ran.err

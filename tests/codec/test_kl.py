@@ -153,3 +153,23 @@ def test_stable_diffusions_autoencoder_has_its_published_size():
         ).build()
     assert sum(p.numel() for p in codec.parameters()) == 83_653_863
     assert codec.stride == 8 and codec.reach is None
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_any_precision_take_what_comes(kind: str, dtype: torch.dtype):
+    """float32 pictures and latents in, float32 out, as the codec in float32 has them but for the rounding of its weights."""
+    codec = build({"kind": kind, "latents": 4, "widths": [8, 16]}, "codec")
+    if kind == "vq":
+        codec.codebook.copy_(torch.randn(codec.codebook.shape))
+    codec.eval()
+    x = torch.rand(2, 3, 16, 16) * 2 - 1
+    with torch.no_grad():
+        z = codec.encode(x)
+        pixels = codec.decode(z)
+        codec.to(dtype)
+        coarse, again = codec.encode(x), codec.decode(z)
+    assert coarse.dtype == again.dtype == torch.float32
+    torch.testing.assert_close(again, pixels, atol=0.05, rtol=0)
+    if kind == "kl":
+        torch.testing.assert_close(coarse, z, atol=0.05, rtol=0)

@@ -56,7 +56,18 @@ def test_what_the_fingerprint_sees() -> None:
         return ScenesSource(**({"vocabulary": FEW} | fields)).stream(torch.device("cpu")).fingerprint  # type: ignore[arg-type]
 
     assert seal() == seal()
-    assert len({seal(), seal(seed=1), seal(split=Split.ALL), seal(vocabulary=Vocabulary(concepts=("cat",)))}) == 4
+    assert (
+        len(
+            {
+                seal(),
+                seal(seed=1),
+                seal(split=Split.ALL),
+                seal(vocabulary=Vocabulary(concepts=("cat",))),
+                seal(mix=(1, 0, 0, 0, 0, 0)),
+            }
+        )
+        == 5
+    )
 
 
 def test_the_reduced_vocabulary() -> None:
@@ -84,3 +95,15 @@ def test_refusals() -> None:
     with pytest.raises(SpecError, match="32, 48 or 64 pixels wide"):
         ScenesSource(vocabulary=FEW, size=40).stream(torch.device("cpu"))
     assert isinstance(ScenesSource(vocabulary=FEW).stream(torch.device("cpu")), Stream)
+
+
+def test_a_mix_of_its_own() -> None:
+    """What a stream shows follows its mix, as a set too; one that shows nothing is refused."""
+    source = ScenesSource(vocabulary=FEW, seed=5, mix=(0, 0, 0, 1, 0, 0))
+    stream = source.stream(torch.device("cpu"))
+    said = stream.said(torch.arange(64))
+    assert all("corner" in caption for caption in said)
+    assert list(load(source.model_copy(update={"count": 64})).captions) == said
+    for wrong in ((0, 0, 0, 0, 0, 0), (1, 1, 1, 1, 1, -1)):
+        with pytest.raises(SpecError, match="mix: weights are 0 or more and not all 0"):
+            parse(describe(source) | {"mix": wrong}, "source")

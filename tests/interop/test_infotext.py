@@ -195,6 +195,23 @@ def test_texts_of_ours_tell_number_seed_and_emphasis() -> None:
     assert (given["prompt"], given["seed"], given["index"], given["emphasis"], reports) == (["shoe"], 7, 7, "comfy", [])
 
 
+@pytest.mark.parametrize("mix", [{"rescale": 0.7}, {"interval": [0.1, 1]}, {"rescale": 1, "interval": [0, 0.55]}, {"scale": 1}])
+def test_texts_of_ours_tell_all_of_classifier_free_guidance(mix: dict[str, Any]) -> None:
+    asked = Request.model_validate({"prompt": "bag", "mix": {"kind": "cfg", "scale": 3} | mix}).resolve(small.model())
+    given, reports = to_request(parse(write(infotext.of(asked, NOTE))), small.model())
+    again = Request.model_validate(given).resolve(small.model())
+    assert (again.mix == asked.mix or (mix == {"scale": 1} and again.mix.kind == "none")) and not reports
+
+
+def test_texts_of_ours_say_what_they_do_not_hold() -> None:
+    asked = {"prompt": "bag", "mix": "perpendicular", "bends": ["threshold"]}
+    text = write(infotext.of(Request.model_validate(asked).resolve(small.model()), NOTE))
+    _, reports = to_request(parse(text), small.model())
+    assert [line.split(" is not followed")[0] for line in reports] == ["Guidance: perpendicular", "Bends: threshold"]
+    bad = "bag\nCFG scale: 3, CFG rescale: 2, CFG interval: 0.8 to 0.2, Version: safelight 1"
+    assert [line.split(":")[0] for line in to_request(parse(bad), small.model())[1]] == ["CFG rescale", "CFG interval"]
+
+
 @pytest.mark.parametrize("row", [*SAMPLERS, *GRIDS], ids=lambda row: row.ours)
 def test_every_spelling_is_known(row: Names) -> None:
     table = SAMPLERS if row in SAMPLERS else GRIDS

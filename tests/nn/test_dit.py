@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from safelight.cond import Cond
 from safelight.model import ModelSpec
-from safelight.nn.dit import DiT, DiTSpec, positions
+from safelight.nn.dit import DiT, DiTSpec
 from safelight.nn.embed import SinusoidSpec
+from safelight.nn.places import positions
 from safelight.predict import V
 from safelight.process.continuous import Cosine
 from safelight.spec import SpecError, build, describe, kinds
@@ -71,7 +72,7 @@ def test_counts_with_the_fixed_positions(size: str, millions: float) -> None:
     """All that is learned, the table of 1001 classes included, and the 256 fixed positions, which the authors' files hold."""
     with torch.device("meta"):
         model = imagenet(DiTSpec.preset(size)).build()
-        table = positions(16, 16, model.spec.network.width, torch.zeros(()))
+        table = positions((16, 16), model.spec.network.width, torch.zeros(()))
     count = parameters(model) + table.numel()
     assert round(count / 1e6, 2 if size == "S" else 1) == millions
     assert size != "S" or count == 32_963_360
@@ -149,7 +150,7 @@ def test_adaln_zero_with_diffusers_weights(dtype: torch.dtype, gate: float) -> N
     peer.to(dtype)
     if dtype == torch.float64:  # waves and positions are float32 numbers in both, rounded apart: here they are shared
         first.time_proj = net.embedding
-        peer.pos_embed.pos_embed = positions(4, 4, 32, torch.zeros((), dtype=dtype))[None]
+        peer.pos_embed.pos_embed = positions((4, 4), 32, torch.zeros((), dtype=dtype))[None]
     x, t, labels = draw(2, 4, 8, 8).to(dtype), torch.tensor([3.0, 990.0]), torch.tensor([1, 7])
     with torch.no_grad():
         reference = peer(x, t.long(), class_labels=labels).sample
@@ -189,7 +190,7 @@ def test_adaln_single_with_diffusers_weights(sized: bool, dtype: torch.dtype, ga
     peer.to(dtype)
     if dtype == torch.float64:
         single.emb.time_proj = net.embedding
-        peer.pos_embed.pos_embed = positions(4, 4, 36, torch.zeros((), dtype=dtype), net.spec.spacing)[None]
+        peer.pos_embed.pos_embed = positions((4, 4), 36, torch.zeros((), dtype=dtype), net.spec.spacing)[None]
     x, t, tokens = draw(2, 4, 8, 8).to(dtype), torch.tensor([3.0, 990.0]), draw(2, 5, 10, seed=2).to(dtype)
     mask = torch.tensor([[True, True, True, True, True], [True, True, False, False, False]])
     sizes = {"resolution": torch.tensor([[512.0, 768.0], [64.0, 32.0]]), "aspect_ratio": torch.tensor([[0.66], [2.0]])}
@@ -239,7 +240,7 @@ def test_token_blocks_are_torchs_transformer(kind: str, cond: int, context: int)
     if context:
         hidden[:, -5:] = ~c.mask
     patches = F.unfold(x, 2, stride=2).transpose(1, 2)  # (B, h w, C p p)
-    y = net.patch(patches) + positions(3, 2, 32, x)
+    y = net.patch(patches) + positions((3, 2), 32, x)
     n = y.shape[1]
     if kind == "in-context":
         y, hidden = torch.cat((y, told), dim=1), F.pad(hidden, (n, 0))
@@ -319,7 +320,7 @@ def test_text_is_silent_at_the_start_and_noise_where_the_paper_says(kind: str) -
 
 @pytest.mark.parametrize("spacing", [1.0, 0.5])
 def test_positions_are_the_formula(spacing: float) -> None:
-    table = positions(3, 5, 16, torch.zeros((), dtype=torch.float32), spacing).reshape(3, 5, 16)
+    table = positions((3, 5), 16, torch.zeros((), dtype=torch.float32), spacing).reshape(3, 5, 16)
     for row in range(3):
         for col in range(5):
             want = []

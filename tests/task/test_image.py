@@ -229,4 +229,4 @@ def test_the_least_strength_is_a_step(process: dict[str, object]) -> None:
     model = small.model(process=str(process["kind"]))
     request, assets = edit(torch.zeros(1, 8, 8, dtype=torch.uint8), prompt="shoe", task={"strength": 1e-12})
     *_, last = generate(model, request, assets=assets)
-    assert isinstance(last, Finished) and bool((last.pictures.abs() <= 1.01).all())
+    assert isinstance(last, Finished) and bool((last.pictures.abs() <= 1.05).all())  # VE's least noise is 0.01

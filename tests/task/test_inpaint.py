@@ -15,7 +15,7 @@ from safelight.codec import Codec
 from safelight.denoise import Estimate
 from safelight.draw.pixels import to_bytes
 from safelight.generate import Finished, Started, generate
-from safelight.model import Model, embedded, load
+from safelight.model import DEFAULT, Model, embedded, load
 from safelight.noise import Noise
 from safelight.process import Level
 from safelight.spec import SpecError, build, describe, kinds, parse
@@ -258,11 +258,15 @@ def test_what_the_masked_area_begins_as(fill: str) -> None:
     torch.testing.assert_close(event.x, x)
 
 
-def test_known_latents_are_in_place_at_every_step(latent: Model) -> None:
-    """x_t of a cell that the mask does not touch is alpha z + sigma n of its own latents, to the end, where it is z."""
+@pytest.mark.parametrize("bends", [[], [{"kind": "threshold", "percentile": 0.5, "bound": 0.5}]], ids=["plain", "bent"])
+def test_known_latents_are_in_place_at_every_step(latent: Model, bends: list[Any]) -> None:
+    """x_t of a cell that the mask does not touch is alpha z + sigma n of its own latents, to the end, where it is z.
+
+    Also where the request bends the estimate: that is what the model says, not what is kept.
+    """
     picture, mask = toys.noise((3, 16, 24)), torch.zeros(1, 16, 24, dtype=torch.uint8)
     mask[:, 5:9, 9:14] = 255
-    request, assets = edit(picture, mask, steps="scaled", sampler="ddim")
+    request, assets = edit(picture, mask, steps="scaled", sampler="ddim", bends=bends)
     request = request.model_copy(update={"steps": 6})
     z = latent.codec.encode(as_pixels(picture)[None]).detach()
     free = torch.zeros(4, 6, dtype=torch.bool)
@@ -447,7 +451,7 @@ def test_no_seam_on_a_flat_picture(margin: int | None, feather: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("default" not in embedded(), reason="the default model does not ship yet")
+@pytest.mark.skipif(DEFAULT not in embedded(), reason="the default model does not ship yet")
 def test_no_seam_with_the_default_model() -> None:
     """Twelve flat pictures, painted with no prompt: the mean jump is the codec's own there plus 2 / 255 at the most."""
     made, found, own = load("default"), [], []

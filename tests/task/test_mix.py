@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -9,25 +10,24 @@ import torch
 from torch import Tensor
 
 from safelight.assets import Assets
-from safelight.data.composed import REDUCED, ScenesSource, Vocabulary
+from safelight.data.composed import REDUCED, ScenesSource
 from safelight.data.scenes.captions import Phrases
-from safelight.data.scenes.compose import Composer
+from safelight.data.scenes.compose import Composer, Scenes
 from safelight.data.scenes.seek import A, Grammar, seek
 from safelight.data.scenes.splits import Split
-from safelight.model import Model
+from safelight.model import Model, locate
 from safelight.shared import Gap, Shared, gap, measure
 from safelight.spec import SpecError, describe
+from safelight.spec import parse as parse_spec
 from safelight.task import Request
 from safelight.task.mix import Mix
 from safelight.text.arithmetic import parse, terms
 from safelight.text.base import TextEncoder
 from safelight.text.blend import Blend, blend, places
-from safelight.text.clip import CLIPTextSpec
-from safelight.text.joint import Joint, JointSpec, load
+from safelight.text.joint import Joint, load
 from tests import small
 from tests.task import toys, worded
-
-FEW = Vocabulary(concepts=("cat", "dog", "banana", "star"), styles=("noto", "flat"))
+from tests.task.paired import FEW, knowing, pair
 
 
 @pytest.fixture(scope="module")
@@ -192,13 +192,7 @@ def test_what_a_model_of_labels_is_near_to() -> None:
 )
 def test_what_cannot_be_mixed(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
-        Request.model_validate({"task": {"kind": "mix", **fields}}) if False else _task(fields)
-
-
-def _task(fields: dict[str, Any]) -> Any:
-    from safelight.spec import parse as parse_spec
-
-    return parse_spec({"kind": "mix", **fields}, "task")
+        parse_spec({"kind": "mix", **fields}, "task")
 
 
 def test_what_a_model_cannot_follow(model: Model) -> None:
@@ -215,52 +209,41 @@ def test_what_a_model_cannot_follow(model: Model) -> None:
 # ---- in a joint model's space
 
 
-def pair(seed: int = 0, **lineage: Any) -> Joint:
-    """A joint model of 8x8 grey pictures, of random weights: no two texts are in one place."""
-    text = CLIPTextSpec(width=32, layers=1, heads=2, length=24, causal=False)
-    spec = JointSpec(text=text, channels=1, size=(8, 8), patch=4, width=16, layers=1, heads=2, space=24)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        joint = spec.build().eval()
-        torch.nn.init.normal_(joint.text.tower.token.weight, std=0.3)
-    joint.lineage = dict(lineage)
-    return joint
-
-
-def knowing() -> Joint:
-    """One that says it knows scenes of four things, and its gap."""
-    g = torch.Generator().manual_seed(5)
-    told = {
-        "text": (0.1 * torch.randn(24, generator=g)).tolist(),
-        "picture": (0.1 * torch.randn(24, generator=g)).tolist(),
-        "pairs": 9,
-    }
-    return pair(scenes=describe(ScenesSource(vocabulary=FEW)), gap=told)
-
-
-def test_every_caption_is_in_the_grammar_and_none_is_ill_formed() -> None:
-    """Captions of drawn scenes are one change at a time away from each other's, and what the grammar says is what scenes say."""
+def test_the_grammar_is_that_of_drawn_captions() -> None:
+    """Every drawn caption is, word for word, that of its row of choices; every choice is drawn; and no other row is ill-formed."""
     composer = Composer(FEW.pack())
     grammar = Grammar(composer.pack)
-    drawn = {
-        c for split in (Split.TEXT, Split.ALL) for c in Phrases(composer.pack.nouns).captions(composer.draw(0, 0, 3000, split))
-    }
-    rows = torch.stack([c[torch.randint(len(c), (60_000,))] for c in grammar.choices], 1)
-    rows[:30_000, 0] %= 16  # relations are a third of the forms and nearly all of the captions
-    said = set(grammar.captions(grammar.sound(rows)))
-    # Each noun phrase, ground, style and relation that is drawn can be said, and the other way round.
-    for words in (1, 2):
-        assert _runs(drawn, words) <= _runs(said, words)
-    assert _runs(said, 1) == _runs(drawn, 1)
-    assert not any("a a" in c or "  " in c or " ," in c for c in said)
+    phrases = Phrases(composer.pack.nouns)
+    scenes = composer.draw(0, 0, 20_000, Split.ALL)
+    rows = chosen(scenes)
+    assert grammar.captions(grammar.sound(rows)) == phrases.captions(scenes)
+    for column, values in zip(rows.T, grammar.choices, strict=True):
+        assert column.unique().tolist() == values.tolist()
+    any_rows = torch.stack([c[torch.randint(len(c), (60_000,))] for c in grammar.choices], 1)
+    words = {word for caption in phrases.captions(scenes) for word in caption.replace(",", "").split()}
+    for caption in grammar.captions(grammar.sound(any_rows)):
+        assert not re.search(r"\b(a|an) (a|an)\b|  | ,|^ | $|\ba [aeio]|\ban [^aeiou]", caption), caption
+        assert set(caption.replace(",", "").split()) <= words
 
 
-def _runs(captions: set[str], n: int) -> set[tuple[str, ...]]:
-    return {tuple(words[i : i + n]) for c in captions for words in [c.split()] for i in range(len(words) - n + 1)}
+def chosen(scenes: Scenes) -> Tensor:
+    """int64 (B, 8) the choices of `Grammar` that scenes are said by."""
+    prefix, other_a, other_b, size, corner, relation, ground, style = scenes.words[:, :8].unbind(1)
+    plain, sizes, corners, numbers = torch.zeros_like(prefix), 1, 5, 13
+    form = torch.where(scenes.size >= 0, sizes + 2 * scenes.size + size, plain)
+    form = torch.where(scenes.corner >= 0, corners + 2 * scenes.corner + corner, form)
+    form = torch.where(scenes.number > 1, numbers + scenes.number - 2, form)
+    form = torch.where(scenes.relation >= 0, numbers + 3 + 2 * scenes.relation + relation, form)
+    a, b = scenes.concept.clamp(min=0).unbind(1)
+    said_ground = torch.where(ground > 0, 2 * scenes.background + ground, 0)
+    said_style = torch.where(style > 0, 2 * scenes.style + style, 0)
+    return torch.stack(
+        [form, 2 * a + other_a, 2 * b + other_b, *(scenes.colour + 1).unbind(1), prefix, said_ground, said_style], 1
+    )
 
 
 def test_a_caption_is_found_again_from_its_own_embedding() -> None:
-    """In a space without sense, where only the caption itself has cosine 1: of all wordings of 28 drawn captions all are found."""
+    """In a space without sense, where only the caption itself has cosine 1: of 28 drawn captions, in all their wordings, all."""
     joint = knowing()
     shared, composer = Shared(joint), Composer(FEW.pack())
     captions = Phrases(composer.pack.nouns).captions(composer.draw(4, 0, 28, Split.ALL))
@@ -358,8 +341,6 @@ def test_a_joint_model_of_other_data_needs_captions(model: Model) -> None:
 
 
 def shipped() -> Joint:
-    from safelight.model import locate
-
     return load(locate("sprites-clip"))
 
 

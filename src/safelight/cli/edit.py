@@ -57,24 +57,25 @@ def run(args: argparse.Namespace) -> int:
     from safelight import device as devices
     from safelight import picture
     from safelight.assets import Assets
-    from safelight.cli.overrides import read
     from safelight.model import load
     from safelight.sample.repaint import Repaint
     from safelight.spec import parse
 
-    fields = asked(args)  # before the work, not after it
+    kept = making.kept(args)
+    before = kept.get("task", {})
+    fields = asked(args, before.get("kind"))  # before the work, not after it
     pixels, note = picture.read(args.input)
-    making.Where(args, "edit", 2 if (args.count or 1) * len(args.prompt or [""]) > 1 else 1)
+    making.Where(args, "edit", (args.count or 1) * max(len(args.prompt), 1))
     model = load(args.model, args.weights, device=devices.pick(args.device))
     assets = Assets(device=model.device)
     fields["picture"] = assets.add(pixels)
     if args.mask:
         fields["mask"] = assets.add(picture.read_mask(args.mask, alpha=args.alpha))
-    kept = read(args.config) if args.config else {}
-    before = kept.get("task")
-    if isinstance(before, dict) and before.get("kind") == fields["kind"]:
+    if before.get("kind") == fields["kind"]:
         fields = {**before, **fields}
     given: dict[str, Any] = {"task": fields}
+    if fields["kind"] == "outpaint":
+        given["size"] = None  # that of the config is of another picture
     if args.prompt or not args.config:
         given["prompt"] = args.prompt or [""]
     if args.resample is not None:
@@ -83,15 +84,26 @@ def run(args: argparse.Namespace) -> int:
         args.sampler = {"kind": "repaint", "inner": inner, "times": args.resample}
     request = making.resolve(args, model, given, assets)
     advise(request, model, assets)
-    making.make(args, model, request, assets, parents=[(pixels, note)], verb="edit")
+    own = pixels.shape[1], pixels.shape[2]
+    if args.config and not args.size and request.size != own and fields["kind"] != "outpaint":
+        here, there = (f"{height}x{width}" for height, width in (own, request.size))
+        print(f"hint     the picture is {here}, --config makes it {there}: --size {here} keeps it", file=sys.stderr)
+    sources = [args.input, *([args.mask] if args.mask else [])]
+    making.make(args, model, request, assets, parents=[(pixels, note)], sources=sources, verb="edit")
     return 0
 
 
-def asked(args: argparse.Namespace) -> dict[str, Any]:
-    """The task's fields that the flags name. Raises SpecError for flags that do not go together."""
+def asked(args: argparse.Namespace, usual: str | None = None) -> dict[str, Any]:
+    """The task's fields that the flags name. usual: the kind of task where no flag says one, if it is an edit's.
+
+    Raises SpecError for flags that do not go together.
+    """
     if args.mask and args.outpaint:
         raise SpecError("--mask paints inside the picture, --outpaint beyond it: give one, then edit the result with the other")
-    kind = "inpaint" if args.mask else "outpaint" if args.outpaint else "invert" if args.source is not None else "image"
+    kind = "inpaint" if args.mask else "outpaint" if args.outpaint else "invert" if args.source is not None else usual
+    kind = kind if kind in ("inpaint", "outpaint", "invert") else "image"
+    if kind == "inpaint" and not args.mask:
+        raise SpecError("--config paints a mask, which it does not hold: give its file with --mask")
     if args.source is not None and kind != "invert":
         raise SpecError("--source swaps the words of a whole picture: leave --mask and --outpaint out")
     flags = {

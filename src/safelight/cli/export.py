@@ -68,12 +68,17 @@ def run(args: argparse.Namespace) -> int:
     codec = swap(model, args.codec) if args.codec else {}
     # Under the name that they have, so that `--weights ema` goes on meaning the same thing.
     state = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+    dtype = getattr(torch, args.dtype)
+    for name, value in state.items():
+        if not bool(value.to(dtype).isfinite().all()):
+            fix = "; take bfloat16 or float32" if bool(value.isfinite().all()) else ""
+            raise SpecError(f"'{name}' holds {float(value.abs().max()):.3g}, which is no number of {args.dtype}{fix}")
     out.parent.mkdir(parents=True, exist_ok=True)
     lineage = {**model.lineage, "parent": model.fingerprint, **codec}
     if chosen == "raw":
-        save(out, model, lineage=lineage, dtype=getattr(torch, args.dtype))
+        save(out, model, lineage=lineage, dtype=dtype)
     else:
-        save(out, model, lineage=lineage, averages={chosen: state}, raw=False, dtype=getattr(torch, args.dtype))
+        save(out, model, lineage=lineage, averages={chosen: state}, raw=False, dtype=dtype)
     again = load(out, dtype=None).state_dict()
     apart = max(
         (float((again[name].double() - value.double()).abs().max() / value.double().abs().max().clamp(min=1e-30)))

@@ -12,8 +12,6 @@ followed; flags go over it. What a prompt could be helped by is said, and done b
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 from typing import Any
 
 from safelight.cli import making
@@ -29,38 +27,31 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input", action="append", default=[], metavar="FILE", help="a picture that the request of --from needs"
     )
-    parser.add_argument("--no-hints", action="store_true", help="do not say what the prompt could be helped by")
     making.options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Generate, showing progress, and print where everything is."""
     from safelight import device as devices
-    from safelight import picture, reproduce
+    from safelight import reproduce
     from safelight.assets import Assets, seal
     from safelight.model import load
 
     if not args.prompt and not args.source and not args.config:
         raise SpecError('say what shall be seen, as in: safelight generate "a red apple on a blue background"')
-    making.Where(args, "generate", 2 if (args.count or 1) * len(args.prompt) > 1 else 1)  # before the work, not after it
+    making.Where(args, "generate", (args.count or 1) * max(len(args.prompt), 1))  # before the work, not after it
     model = load(args.model, args.weights, device=devices.pick(args.device))
     given: dict[str, Any] = {}
     assets = Assets(device=model.device)
-    parents = [picture.read(path) for path in args.input]
-    brought = [{assets.add(pixels) for pixels in reproduce.looks(Path(path))} for path in args.input]
+    brought = making.Brought(args.input, assets)
     if args.source:
-        given, reports = reproduce.request_of(args.source, model, seal(parents[0][0]) if parents else None)
+        first = seal(brought.parents[0][0]) if brought.parents else None
+        given, reports = reproduce.request_of(args.source, model, first)
         for line in reports:
             print(line)
     if args.prompt:
         given |= {"prompt": args.prompt}
     request = making.resolve(args, model, given, assets)
-    if not args.no_hints:
-        making.hint(request, model)
-    wanted = set(request.task.inputs)
-    for path, seals in zip(args.input, brought, strict=True):
-        if not wanted & seals:
-            print(f"hint     --input {path}: nothing that is asked for is made from it", file=sys.stderr)
-    used = [parent for parent in parents if seal(parent[0]) in wanted]
-    making.make(args, model, request, assets, parents=used, verb="generate")
+    sources = [*args.input, *([args.source] if args.source else [])]
+    making.make(args, model, request, assets, parents=brought.of(request), sources=sources, verb="generate")
     return 0

@@ -8,6 +8,7 @@ An axis is FIELD=VALUES: any field of a request by its path (see: safelight list
 FIRST..LAST. `prompt~OLD=NEW,...` puts words in the place of OLD in the prompt. Braces in the prompt are an axis too. Every cell is
 the same run that `generate` would make: same seed, same noise. How many pictures that is, and how long it will take by one measured
 step, is said first; beyond a minute it asks for --yes. --gif is one film of all cells; --show-steps and --trace leave a file a cell.
+The fields of an edit vary over a request kept by --save-config: --config edit.yaml --input photo.png --x task.strength=0.2,0.5,0.8.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from safelight.spec import SpecError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from safelight.assets import Assets
     from safelight.draw.film import Frame
     from safelight.model import Model
+    from safelight.picture import Note
     from safelight.task import Resolved
 
 # Longer work than this, in seconds, is asked about first; a sheet of more cells than this is a mistake.
@@ -53,6 +56,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", metavar="PROMPT", help="what shall be seen; {a|b} is an axis")
     for name, what in (("x", "columns"), ("y", "rows"), ("z", "sheets, one below the other")):
         parser.add_argument(f"--{name}", metavar="FIELD=V,V", help=what)
+    parser.add_argument(
+        "--input", action="append", default=[], metavar="FILE", help="a picture that the request of --config needs"
+    )
     parser.add_argument("--yes", action="store_true", help="do not ask, however long it takes")
     making.options(parser)
 
@@ -60,6 +66,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Say what it costs, make every cell, and put them on one sheet."""
     from safelight import device as devices
+    from safelight.assets import Assets
     from safelight.model import load
 
     out = making.Where(args, "grid", 2)
@@ -79,25 +86,30 @@ def run(args: argparse.Namespace) -> int:
     cells = math.prod(len(one.values) for one in axes)
     if cells > _CELLS:
         raise SpecError(f"{cells:,} cells: a sheet holds {_CELLS:,} at most; give fewer values")
+    out.spare([out.folder / "grid.png"])
     if out.film and cells > _IN_A_FILM:
         raise SpecError(f"--gif: a film shows {_IN_A_FILM} cells at most, and these are {cells}; give fewer values")
 
     model = load(args.model, args.weights, device=devices.pick(args.device))
-    plans = [request(args, model, prompt, axes, values) for values in itertools.product(*(a.values for a in axes))]
-    steps = sum(plan.steps for plan in plans)
-    each = _once(model, plans[0]) / plans[0].steps
+    assets = Assets(device=model.device)
+    brought = making.Brought(args.input, assets)
+    plans = [request(args, model, prompt, axes, values, assets) for values in itertools.product(*(a.values for a in axes))]
+    making.hint(args, model, *plans)
+    runs = [_runs(plan, model) for plan in plans]
+    steps, first = sum(runs), next((k for k, n in enumerate(runs) if n), None)
+    each = _once(model, plans[runs.index(max(runs))], assets)
     print(f"{cells} pictures, {steps:,} steps: about {_spoken(steps * each)}, by {1000 * each:.0f} ms a step measured now")
     if steps * each > _PATIENCE and not args.yes:
         raise SpecError(f"that is more than {_PATIENCE:.0f} s: give --yes to go on, or fewer values")
-    pictures, films = _cells(args, model, plans, out)
+    pictures, films = _cells(args, model, plans, out, assets, brought.of(*plans))
     sheet = _lay(pictures, axes, out.folder / "grid.png", prompt if not choices else "")
     print(f"grid     {sheet}")
     if args.show_steps:
-        print(f"steps    {out.at(0).table} and on")
+        print("steps    " + (f"{out.at(first).table} and on" if first is not None else "none: no step was taken"))
     if out.film:
         print(f"film     {_film(films, axes, out.film)}")
     if out.trace:
-        print(f"trace    {out.at(0).trace} and on")
+        print("trace    " + (f"{out.at(first).trace} and on" if first is not None else "none: no step was taken"))
     return 0
 
 
@@ -146,7 +158,9 @@ def braces(prompt: str) -> tuple[str, list[tuple[str, ...]]]:
     return re.sub(r"\{([^{}]*\|[^{}]*)\}", mark, prompt), choices
 
 
-def request(args: argparse.Namespace, model: Model, prompt: str, axes: Sequence[Axis], values: Sequence[str]) -> Resolved:
+def request(
+    args: argparse.Namespace, model: Model, prompt: str, axes: Sequence[Axis], values: Sequence[str], assets: Assets
+) -> Resolved:
     """The request of one cell. Raises SpecError, naming the axis, where a value does not fit its field."""
     settings: list[str] = []
     for one, value in zip(axes, values, strict=True):
@@ -157,43 +171,60 @@ def request(args: argparse.Namespace, model: Model, prompt: str, axes: Sequence[
             prompt = " ".join(prompt.replace(old, value).split())
         elif one.path == "prompt":
             prompt = value.strip("'\"")
+        elif one.path == "size" and not value.startswith("["):
+            settings.append(f"size={making.size(value)}")
         else:
             settings.append(f"{one.path}={value}")
     cell = argparse.Namespace(**vars(args) | {"set": [*args.set, *settings]})
-    asked = making.resolve(cell, model, {"prompt": [prompt], "count": 1})
+    asked = making.resolve(cell, model, {"prompt": [prompt], "count": 1}, assets)
     if len(asked.pictures) != 1:
         raise SpecError("a cell is one picture: neither count nor several prompts can be an axis")
     return asked
 
 
-def _once(model: Model, plan: Resolved) -> float:
-    """Seconds of a run of `plan`, from two of its steps, the first left out where there are more."""
+def _runs(plan: Resolved, model: Model) -> int:
+    """How many steps a cell takes."""
+    from safelight.task.image import Edit
+
+    return plan.task.runs(plan, model) if isinstance(plan.task, Edit) else plan.steps
+
+
+def _once(model: Model, plan: Resolved, assets: Assets) -> float:
+    """Seconds of a step of `plan`, by two of them, the first left out where there are more; 0 where there is none."""
     from safelight.generate import Stepped, generate
 
     spent = []
-    for event in generate(model, plan):
+    for event in generate(model, plan, assets=assets):
         if isinstance(event, Stepped):
             spent.append(event.milliseconds / 1000)
             if len(spent) == 3:
                 break
-    return (sum(spent[1:]) / len(spent[1:]) if len(spent) > 1 else sum(spent)) * plan.steps
+    spent = spent[1:] or spent
+    return sum(spent) / max(len(spent), 1)
 
 
 def _cells(
-    args: argparse.Namespace, model: Model, plans: Sequence[Resolved], out: making.Where
+    args: argparse.Namespace,
+    model: Model,
+    plans: Sequence[Resolved],
+    out: making.Where,
+    assets: Assets,
+    parents: Sequence[tuple[Tensor, Note | None]],
 ) -> tuple[list[Tensor], list[list[Frame]]]:
     """Every cell's picture, written beside the sheet with its note, under one bar; and, for a film, the frames of each."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from safelight.assets import Assets
-    from safelight.draw.film import frames
+    from safelight.assets import seal
+    from safelight.draw.film import Frame, frames
     from safelight.generate import Finished, Prepared, Started, Stepped, generate
 
-    console, assets, made, films = Console(stderr=True), Assets(device=model.device), [], []
+    console = Console(stderr=True)
+    made: list[Tensor] = []
+    films: list[list[Frame]] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("denoising", total=sum(plan.steps for plan in plans))
+        task = progress.add_task("denoising", total=sum(_runs(plan, model) for plan in plans))
         for k, plan in enumerate(plans):
             cell = out.at(k)
             watch = making.Watch(model, [0] if out.film or args.show_steps else [], plan.index)
@@ -208,13 +239,14 @@ def _cells(
                     progress.advance(task)
                 elif isinstance(event, Finished):
                     finished = event.pictures.cpu()
-                    made += making.write(cell, finished, plan, model, assets, (), metadata=not args.no_metadata)[0]
-            if args.show_steps:
+                    used = [parent for parent in parents if seal(parent[0]) in plan.task.inputs]
+                    made += making.write(cell, finished, plan, model, used, metadata=not args.no_metadata)[0]
+            if args.show_steps and watch.shots:
                 watch.table(cell.table, plan.pictures)
             if records and cell.trace:
                 records.save(cell.trace)
             if out.film:
-                films.append(list(frames(watch.steps())))
+                films.append(list(frames(watch.steps())) or [Frame(finished, finished)])
     return made, films
 
 
@@ -226,12 +258,12 @@ def _film(films: Sequence[Sequence[Frame]], axes: Sequence[Axis], path: Path) ->
     captions = [
         ", ".join(a.label(v) for a, v in zip(axes, v, strict=True)) for v in itertools.product(*(a.values for a in axes))
     ]
-    most = max(map(len, films))
+    last = max(max(map(len, films)) - 1, 1)
     shots = []
-    for k in range(most):
-        now = [films[i][round(k * (len(films[i]) - 1) / (most - 1))] for i in order]
+    for k in range(last + 1):
+        now = [films[i][round(k * (len(films[i]) - 1) / last)] for i in order]
         x, x0 = (_even([getattr(frame, name)[0] for frame in now], 1.0) for name in ("x", "x0"))
-        shots.append(Frame(x, x0, f"{100 * k / (most - 1):.0f} % of the steps", "", k / (most - 1)))
+        shots.append(Frame(x, x0, f"{100 * k / last:.0f} % of the steps", "", k / last))
     return film(path, shots, captions=[captions[i] for i in order], columns=len(axes[0].values))
 
 

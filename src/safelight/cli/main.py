@@ -46,6 +46,10 @@ VERBS: dict[str, tuple[str, str]] = {
 class Parser(argparse.ArgumentParser):
     """An argument parser that names the nearest right option and exits with 2, in one line."""
 
+    def read(self, argv: list[str]) -> argparse.Namespace:
+        """What is given, flags and words in any order: `edit photo.png --steps 9 "a cat"`. Verbs within a verb come first."""
+        return self.parse_args(argv) if self._subparsers else self.parse_intermixed_args(argv)
+
     def error(self, message: str) -> NoReturn:
         unknown = re.match(r"unrecognized arguments: (.*)", message)
         choice = re.match(r"argument (\S+): invalid choice: '?([^' ]+)'? \(choose from (.*)\)", message)
@@ -92,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
         module = importlib.import_module(f"safelight.cli.{VERBS[verb][0]}")
         parser = Parser(prog=f"safelight {verb}", description=module.__doc__, formatter_class=_Formatter, allow_abbrev=False)
         module.add(parser)
-        code = int(module.run(parser.parse_args(rest)))
+        code = int(module.run(parser.read(rest)))
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:

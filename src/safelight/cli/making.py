@@ -29,25 +29,24 @@ MODEL = "default"
 # So many pictures fit a film that one wants to look at, and so many moments a table of steps.
 _IN_A_FILM = 12
 _MOMENTS = 8
+# So many hints one reads.
+_HINTS = 8
 _SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
 _NO_WRITER = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic")
 
 
-def options(
-    parser: argparse.ArgumentParser, *, model: bool = True, prompt: bool = True, film: str = "the denoising as a film"
-) -> None:
-    """The options of every verb that makes pictures. model: `--model`, for verbs that do not take it by position. prompt: what
-    guidance leads away from and how brackets weigh, for verbs that read prompts."""
+def options(parser: argparse.ArgumentParser, *, model: bool = True, film: str = "the denoising as a film") -> None:
+    """The options of every verb that makes pictures. model: `--model`, for verbs that do not take it by position."""
     asked = parser.add_argument_group("what")
     if model:
         asked.add_argument(
             "--model", default=MODEL, metavar="NAME", help=f"a model file, a run's folder, or a name that ships ({MODEL})"
         )
-    if prompt:
-        asked.add_argument(
-            "--negative-prompt", "--negative", metavar="TEXT", help="what guidance leads away from, instead of nothing"
-        )
-        asked.add_argument("--emphasis", metavar="MODE", help="how brackets weigh words: a1111 (default), comfy, compel, none")
+    asked.add_argument(
+        "--negative-prompt", "--negative", metavar="TEXT", help="what guidance leads away from, instead of nothing"
+    )
+    asked.add_argument("--emphasis", metavar="MODE", help="how brackets weigh words: a1111 (default), comfy, compel, none")
+    asked.add_argument("--no-hints", action="store_true", help="do not say what the prompt could be helped by")
     asked.add_argument("--count", type=int, metavar="N", help="pictures for each prompt")
     asked.add_argument("--seed", type=int, metavar="N", help="picture k of a seed is always the same picture (0)")
     asked.add_argument("--index", type=int, metavar="K", help="begin with picture K of the seed (0)")
@@ -66,7 +65,7 @@ def options(
     how.add_argument("--micro-batch", type=int, metavar="N", help="pictures made at a time, where memory is short")
     out = parser.add_argument_group("where to")
     out.add_argument("--out", metavar="PATH", help="folder of the pictures (out/VERB), or the one picture's file")
-    out.add_argument("--format", choices=("png", "webp", "jpg"), default="png", help="of the pictures (png)")
+    out.add_argument("--format", choices=("png", "webp", "jpg"), help="of the pictures (png)")
     out.add_argument("--film", "--gif", nargs="?", const="", metavar="FILE", help=f"{film}: .gif, .webp or .apng")
     out.add_argument("--show-steps", action="store_true", help="also steps.png: x_t and the guess of x_0 along the way")
     out.add_argument(
@@ -105,13 +104,65 @@ def resolve(
     asked = parse(asked_for, "request")
     assert isinstance(asked, Request)
     full = describe(asked.resolve(model, assets), family=False)
-    if args.guidance is not None:
-        # The model's own guidance keeps its interval and rescale; only its strength is asked for.
-        mix = full["mix"] if "scale" in full["mix"] else {"kind": "cfg"}
-        full["mix"] = {**mix, "scale": args.guidance}
-    asked = parse(assign(full, args.set), "request")
+    # The model's own guidance keeps its interval and rescale; only its strength is asked for. Of none, 1 is none.
+    if args.guidance is not None and ("scale" in full["mix"] or args.guidance != 1):
+        full["mix"] = {**(full["mix"] if "scale" in full["mix"] else {"kind": "cfg"}), "scale": args.guidance}
+    changed = assign(full, args.set)
+    if args.guidance is not None and changed["mix"] != full["mix"]:
+        changed["mix"] = _guided(changed["mix"], args.guidance)
+    for name in ("size", "sampler"):  # what the task alone knew: --set may have changed the task
+        if getattr(asked, name) is None and changed[name] == full[name]:
+            changed[name] = None
+    asked = parse(changed, "request")
     assert isinstance(asked, Request)
     return asked.resolve(model, assets)
+
+
+def kept(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields that --config holds, their parts described in full; {} without one. Raises SpecError for what is no request."""
+    from safelight.cli.overrides import read
+    from safelight.spec import describe, parse
+
+    if not args.config:
+        return {}
+    found = read(args.config)
+    full = describe(parse(found, "request"), family=False)
+    return {name: value for name, value in full.items() if name in found and name != "kind"}
+
+
+def _guided(mix: Any, scale: float) -> Any:
+    """A mix that --set put in the place of another, at the strength of --guidance unless --set says one too."""
+    from safelight.spec import kinds
+
+    given = {"kind": mix} if isinstance(mix, str) else mix
+    if not isinstance(given, dict) or "scale" in given or given.get("kind") not in kinds("mix"):
+        return mix
+    if "scale" in kinds("mix")[given["kind"]].model_fields:
+        return {**given, "scale": scale}
+    if scale != 1:
+        raise SpecError(f"--guidance {scale:g}: the mix of --set, '{given['kind']}', has no strength; leave one of them out")
+    return mix
+
+
+class Brought:
+    """The pictures that come by --input for what a request names, in every way the commands read one."""
+
+    def __init__(self, files: Sequence[str], assets: Assets) -> None:
+        from safelight import picture, reproduce
+
+        self.files = files
+        self.parents = [picture.read(file) for file in files]
+        self.seals = [{assets.add(pixels) for pixels in reproduce.looks(Path(file))} for file in files]
+
+    def of(self, *requests: Resolved) -> list[tuple[Tensor, Note | None]]:
+        """Those that requests are made from, with their notes. A file that is for none of them is told, on stderr."""
+        from safelight.assets import seal
+
+        wanted = {name for request in requests for name in request.task.inputs}
+        for file, seals in zip(self.files, self.seals, strict=True):
+            if not wanted & seals:
+                print(f"hint     --input {file}: nothing that is asked for is made from it", file=sys.stderr)
+        return [parent for parent in self.parents if seal(parent[0]) in wanted]
 
 
 class Made(NamedTuple):
@@ -129,11 +180,14 @@ def make(
     assets: Assets | None = None,
     *,
     parents: Sequence[tuple[Tensor, Note | None]] = (),
+    sources: Sequence[str] = (),
+    beside: Sequence[Path] = (),
     verb: str = "generate",
 ) -> Made:
     """Make the pictures of a request under a bar, write them with all that was asked for, and print where everything is.
 
-    parents: the pictures it is made from with their notes, as `picture.read` gives them: the lineage of the new ones.
+    parents: the pictures it is made from with their notes, as `picture.read` gives them: the lineage of the new ones. sources: the
+    files read, none of which is written over. beside: what the verb itself will write.
     """
     import torch
 
@@ -144,6 +198,9 @@ def make(
     assets = assets or Assets(device=model.device)
     out = Where(args, verb, len(request.pictures))
     prompts = request.pictures
+    files = [out.picture(request.index + k, prompt) for k, prompt in enumerate(prompts)]
+    out.spare([*files, *([out.folder / "pictures.png"] if len(files) > 1 else []), *beside], sources)
+    hint(args, model, request)
     watched = chosen(prompts, request) if out.film or args.show_steps else []
     watch = Watch(model, watched, request.index)
     records = Records() if out.trace else None
@@ -171,19 +228,19 @@ def make(
     lines = []
     # A sheet shows what the files hold.
     finished = torch.cat(pictures)
-    made, files = write(out, finished, request, model, assets, parents, metadata=not args.no_metadata)
-    steps = "no steps" if ran is None else f"{ran[0]} steps" if ran[0] >= ran[1] else f"{ran[0]} of {ran[1]} steps"
-    how = f"{steps} of {request.sampler.kind}, {request.mix.kind}"
+    made, files = write(out, finished, request, model, parents, metadata=not args.no_metadata)
+    how = f"{steps(*ran or (0, 0))} of {request.sampler.kind}, {request.mix.kind}"
     height, width = finished.shape[-2:]
     many = "1 picture" if len(prompts) == 1 else f"{len(prompts)} pictures"
     lines.append(f"{many} of {height}x{width} in {seconds:.1f} s ({how}) on {devices.title(model.device)}")
     lines.append(f"picture  {out.sheet(finished, request) or files[0]}")
+    nothing = "none: no step was taken"
     if args.show_steps:
-        lines.append(f"steps    {watch.table(out.table, prompts)}")
+        lines.append(f"steps    {watch.table(out.table, prompts) if ran else nothing}")
     if out.film:
-        lines.append(f"film     {watch.film(out.film, prompts)}")
+        lines.append(f"film     {watch.film(out.film, prompts) if ran else nothing}")
     if records and out.trace:
-        lines += [f"trace    {path}" for path in records.save(out.trace)]
+        lines += [f"trace    {path}" for path in records.save(out.trace)] or [f"trace    {nothing}"]
     if args.save_config:
         keep(args.save_config, request)
         lines.append(f"config   {args.save_config}")
@@ -191,14 +248,38 @@ def make(
     return Made(made, files, lines)
 
 
-def hint(request: Resolved, model: Model) -> None:
-    """Say, on stderr, what a prompt could be helped by; see `safelight prompt check`."""
-    from safelight.prompt.lint import hints, vocabulary_of
+def steps(ran: int, asked: int) -> str:
+    """`1 step`, `20 steps`, `6 of 20 steps`, `no steps`."""
+    many = "no" if not ran else str(ran) if ran >= asked else f"{ran} of {asked}"
+    return f"{many} step{'' if many == '1' else 's'}"
 
+
+def hint(args: argparse.Namespace, model: Model, *requests: Resolved) -> None:
+    """Say, on stderr, what the prompts of some requests could be helped by; see `safelight prompt check`."""
+    from safelight.prompt.lint import hints, vocabulary_of
+    from safelight.task.interpolate import Interpolate
+    from safelight.text.label import LabelSpec
+
+    if args.no_hints or isinstance(getattr(model.text, "spec", None), LabelSpec):  # a class is a name, and no caption
+        return
     known = vocabulary_of(model)
-    for prompt in dict.fromkeys(request.prompt):
-        for line in hints(prompt, request.negative, vocabulary=known, emphasis=request.emphasis):
-            print(f"hint     {line}", file=sys.stderr)
+    said: dict[tuple[str, str, str], None] = {}
+    for request in requests:
+        ends = request.task.ends if isinstance(request.task, Interpolate) else ()
+        own = [(_or(end.prompt, request.prompt[0]), _or(end.negative, request.negative)) for end in ends]
+        said |= dict.fromkeys((*w, request.emphasis) for w in own or [(p, request.negative) for p in request.prompt])
+    lines = [
+        line for prompt, negative, emphasis in said for line in hints(prompt, negative, vocabulary=known, emphasis=emphasis)
+    ]
+    lines = list(dict.fromkeys(lines))
+    for line in lines[:_HINTS]:
+        print(f"hint     {line}", file=sys.stderr)
+    if len(lines) > _HINTS:
+        print(f"hint     and {len(lines) - _HINTS} more: safelight prompt check says all", file=sys.stderr)
+
+
+def _or(text: str | None, usual: str) -> str:
+    return usual if text is None else text
 
 
 class Where:
@@ -213,17 +294,42 @@ class Where:
         if given.suffix.lower() in _SUFFIXES:
             if count > 1:
                 raise SpecError(f"--out {given}: that is one file, and {count} pictures are asked for; name a folder")
+            if args.format and f".{args.format}" != given.suffix.lower().replace("jpeg", "jpg"):
+                raise SpecError(f"--format {args.format}: --out {given} names a file of another format; leave one of them out")
             self.one, given = given, given.parent
         elif given.suffix.lower() in _NO_WRITER:
             raise SpecError(f"--out {given}: '{given.suffix}' is no picture format here (png, webp, jpg)")
-        self.folder, self.format = given, args.format
+        self.folder, self.format = given, args.format or "png"
         stem = f"{self.one.stem}-" if self.one else ""
         self.table = given / f"{stem}steps.png"
         self.film = None if args.film is None else Path(args.film) if args.film else given / f"{stem}steps.gif"
         self.trace = None if args.trace is None else Path(args.trace) if args.trace else given / f"{stem}trace.safetensors"
         if self.film and self.film.suffix.lower() not in SUFFIXES:
             raise SpecError(f"--film {self.film}: '{self.film.suffix}' is no film format here ({', '.join(SUFFIXES)})")
+        kept = Path(args.save_config) if args.save_config else None
+        table = self.table if args.show_steps else None
+        self.further = {"--film": self.film, "--show-steps": table, "--trace": self.trace, "--save-config": kept}
         self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.further.values():
+            if path:
+                path.parent.mkdir(parents=True, exist_ok=True)
+
+    def spare(self, pictures: Sequence[Path], sources: Sequence[str] = ()) -> None:
+        """Raise SpecError where one of `pictures`, or of the further files of the run, would be written over one of `sources`,
+        over another of its own, or where a folder is."""
+        places = [("--out", path) for path in pictures] + [(flag, path) for flag, path in self.further.items() if path]
+        read, taken = {Path(source).resolve() for source in sources}, set[Path]()
+        for flag, path in places:
+            here = path.resolve()
+            if path.is_dir():
+                raise SpecError(f"{flag} {path}: that is a folder; name a file")
+            if here in read:
+                raise SpecError(
+                    f"{path} is what the picture is made from and would be written over: name another place by {flag}"
+                )
+            if here in taken:
+                raise SpecError(f"{flag} {path}: another file of this run goes there; name another place")
+            taken.add(here)
 
     def at(self, k: int) -> Where:
         """The same places, for a run whose only picture is number k of many."""
@@ -262,7 +368,6 @@ def write(
     finished: Tensor,
     request: Resolved,
     model: Model,
-    assets: Assets,
     parents: Sequence[tuple[Tensor, Note | None]],
     *,
     metadata: bool,
@@ -442,10 +547,9 @@ class Watch:
             yield parts[0]._replace(before=before, x=x, estimate=Guess(x0))
 
     def film(self, path: Path, prompts: Sequence[str]) -> Path:
-        """Write the film; returns its path. Raises SpecError when no step was taken."""
+        """Write the film; returns its path."""
         from safelight.draw.film import film, frames
 
-        self._something(path)
         captions = [prompts[k] for k in self.pictures]
         return film(path, frames(self.steps()), captions=captions if any(captions) else ())
 
@@ -453,12 +557,7 @@ class Watch:
         """Write the table of moments: for each picture a row of x_t and below it a row of the guesses."""
         from safelight.draw.grid import save
 
-        self._something(path)
         return save(path, self._page(prompts))
-
-    def _something(self, path: Path) -> None:
-        if not self.shots:
-            raise SpecError(f"{path}: no step was taken, so there is nothing to watch; ask for more strength")
 
     def _page(self, prompts: Sequence[str]) -> Image:
         import torch

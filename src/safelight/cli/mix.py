@@ -7,7 +7,8 @@
 
 Texts stand in quotes, pictures are named by their files, numbers multiply, [word] or [#2] chooses a word of the text before it.
 Without --joint the sum is taken in the words of the model that paints it. With --joint NAME it is taken in that model's space, where
-pictures are vectors as texts are, and the nearest caption is painted.
+pictures are vectors as texts are, and the nearest caption is painted. What is printed: the length of every embedding, its cosine with
+the sum, and the captions nearest to the sum.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--joint", metavar="NAME", help="a joint model of texts and pictures: a file, a run's folder, or sprites-clip"
     )
     where.add_argument("--free-lengths", action="store_true", help="leave sums as long as they come out (without --joint)")
-    where.add_argument("--captions", nargs="+", metavar="TEXT", help="put the sum into one of these words (with --joint)")
+    where.add_argument("--captions", nargs="+", metavar="TEXT", help="say the sum by one of these (with --joint)")
     where.add_argument(
-        "--strength", type=float, metavar="X", help="begin from the picture of the expression: 0 returns it, 1 forgets it (1)"
+        "--strength", type=float, metavar="X", help="begin from the first picture that is added: 0 returns it, 1 forgets it (1)"
     )
     near = parser.add_argument_group("what it is near to")
     near.add_argument(
         "--among", nargs="+", default=[], metavar="PICTURE", help="say which of these pictures are nearest (with --joint)"
     )
     near.add_argument("--neighbours", type=int, default=5, metavar="K", help="how many captions and pictures are named (5)")
-    near.add_argument("--report", action="store_true", help="only say, make no picture")
+    near.add_argument("--report", action="store_true", help="print the table, make no picture")
     making.options(parser)
 
 
@@ -54,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from safelight import picture
     from safelight.assets import Assets
     from safelight.model import load
+    from safelight.task.mix import Mix
     from safelight.text.arithmetic import parse, renamed, write
 
     if args.neighbours < 1:
@@ -65,36 +67,38 @@ def run(args: argparse.Namespace) -> int:
         making.Where(args, "mix", args.count or 1)
     model = load(args.model, args.weights, device=devices.pick(args.device))
     assets = Assets(device=model.device)
-    parents: list[tuple[Tensor, Note | None]] = []
+    operands: dict[str, tuple[Tensor, Note | None]] = {}
     names: dict[str, str] = {}
 
-    def brought(file: str) -> str:
-        if not file.startswith("sha256:"):
-            parents.append(picture.read(file))
-            names[assets.add(parents[-1][0])] = file
-            return assets.add(parents[-1][0])
-        return file
+    def named(file: str, pixels: Tensor) -> str:
+        seal = assets.add(pixels)
+        names.setdefault(seal, file)
+        return seal
 
-    task: dict[str, Any] = {"kind": "mix", "expression": write(renamed(asked, brought))}
-    mine, parents = parents, []
-    among = [brought(file) for file in args.among]
+    def operand(file: str) -> str:
+        if file.startswith("sha256:"):
+            raise SpecError(f"{file}: here a picture is named by its file")
+        operands.setdefault(file, picture.read(file))
+        return named(file, operands[file][0])
+
+    task: dict[str, Any] = {"kind": "mix", "expression": write(renamed(asked, operand))}
+    among = [named(file, picture.read(file)[0]) for file in args.among]
     flags = {"joint": args.joint, "captions": args.captions, "strength": args.strength}
-    task |= {name: value for name, value in flags.items() if value is not None} | (
-        {"lengths": False} if args.free_lengths else {}
-    )
+    task |= {name: value for name, value in flags.items() if value is not None}
+    if args.free_lengths:
+        task["lengths"] = False
     request = making.resolve(args, model, {"task": task, "prompt": [""]}, assets)
-    from safelight.task.mix import Mix
-
-    assert isinstance(request.task, Mix)
+    if not isinstance(request.task, Mix):
+        raise SpecError(f"mix: --set asks for the task '{request.task.kind}', which has no expression")
     said = request.task.report(model, assets, k=args.neighbours, among=among, emphasis=request.emphasis)
     print(table(said, names))
     if args.report:
         return 0
-    if args.joint:
+    if request.task.joint is not None:
         # What was found is what is painted, and what a reproduction need not search again.
         found = request.task.model_copy(update={"captions": (said.caption,)})
         request = request.model_copy(update={"task": found})
-    making.make(args, model, request, assets, parents=mine, verb="mix")
+    making.make(args, model, request, assets, parents=list(operands.values()), sources=list(operands), verb="mix")
     return 0
 
 

@@ -12,6 +12,7 @@ by inversion. With one seed for all the noise stands still and the words move; w
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import sys
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from safelight.model import Model
     from safelight.picture import Note
 
-# So many frames a strip shows.
+# So many frames are made where nobody says, and so many a strip shows.
+_FRAMES = 24
 _IN_A_STRIP = 12
 
 
@@ -37,10 +39,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ends", nargs="*", metavar="END", help="words, or a picture's file; two or more")
     parser.add_argument("-p", "--prompt", action="append", default=[], metavar="TEXT", help="words, after the ENDs; repeatable")
     path = parser.add_argument_group("the path")
-    path.add_argument("--frames", type=int, default=24, metavar="N", help="pictures, both ends among them (24)")
+    path.add_argument("--frames", type=int, metavar="N", help="pictures, both ends among them (24)")
     path.add_argument("--seeds", metavar="N,N", help="a seed for each end; with one prompt as many ends as seeds")
-    path.add_argument("--ease", choices=("linear", "smooth"), default="linear", help="smooth slows down at the ends")
-    path.add_argument("--words", choices=("slerp", "straight"), default="slerp", help="how words turn into each other")
+    path.add_argument("--ease", choices=("linear", "smooth"), help="smooth slows down at the ends (linear)")
+    path.add_argument("--words", choices=("slerp", "straight"), help="how words turn into each other (slerp)")
     path.add_argument(
         "--model",
         action="append",
@@ -66,12 +68,18 @@ def run(args: argparse.Namespace) -> int:
     from safelight.draw.reel import reel
     from safelight.model import load
 
-    if args.frames < 2:
+    if args.frames is not None and args.frames < 2:
         raise SpecError(f"--frames {args.frames}: a path has both its ends, so 2 at least")
     if args.count is not None or args.index is not None:
         raise SpecError("--count and --index are for pictures of one kind; a path counts --frames")
-    args.count = args.frames
-    where = making.Where(argparse.Namespace(**{**vars(args), "film": None}), "morph", args.frames)  # before the work
+    if args.seeds is not None and args.seed is not None:
+        raise SpecError("--seeds gives each end its seed; leave --seed out")
+    if not 0 < args.seconds < math.inf:
+        raise SpecError(f"--seconds {args.seconds:g}: a film lasts more than 0")
+    kept = making.kept(args)
+    before = kept["task"] if kept.get("task", {}).get("kind") == "interpolate" else {}
+    args.count = args.frames or (kept.get("count", _FRAMES) if before else _FRAMES)
+    where = making.Where(argparse.Namespace(**{**vars(args), "film": None}), "morph", args.count)  # before the work
     film, args.film = Path(args.film) if args.film else where.folder / "morph.gif", None
     if film.suffix.lower() not in SUFFIXES:
         raise SpecError(f"--gif {film}: '{film.suffix}' is no film format here ({', '.join(SUFFIXES)})")
@@ -83,12 +91,17 @@ def run(args: argparse.Namespace) -> int:
     seeds = numbers(args.seeds)
     if len(named) == 1 and seeds:
         named = named * len(seeds)
-    if len(named) < 2:
+    again: list[dict[str, Any]] = [dict(end) for end in before.get("ends") or ()] if not named else []
+    if any(end.get("picture") for end in again):
+        raise SpecError("--config: its ends are pictures, which it does not hold: name them again")
+    if len(named or again) < 2:
         raise SpecError('a path needs two ends at least, as in: safelight morph "a cat" "a dog"')
-    if seeds and len(seeds) != len(named):
-        raise SpecError(f"--seeds: {len(seeds)} seeds for {len(named)} ends")
+    if seeds and len(seeds) != len(named or again):
+        raise SpecError(f"--seeds: {len(seeds)} seeds for {len(named or again)} ends")
 
     notes = [note for _, note in read.values() if note is not None]
+    if not notes and len(args.model) > 1:
+        raise SpecError("--model: one is enough; more are for pictures of ours, which name them")
     device = devices.pick(args.device)
     if notes:
         from safelight import reproduce
@@ -112,12 +125,20 @@ def run(args: argparse.Namespace) -> int:
             )
         given = given or how
         ends.append({**end, **({"seed": seeds[k]} if seeds and "picture" not in end else {})})
-    task = {"kind": "interpolate", "ends": ends, "ease": args.ease, "words": args.words}
-    request = making.resolve(args, model, {**given, "task": task, "prompt": [""]}, assets)
-    made = making.make(args, model, request, assets, parents=list(read.values()), verb="morph")
+    ends = ends or [{**end, **({"seed": seeds[k]} if seeds else {})} for k, end in enumerate(again)]
+    flags = {"ease": args.ease, "words": args.words}
+    task = {**before, "kind": "interpolate", "ends": ends, **{name: value for name, value in flags.items() if value}}
+    words = {} if before else {"prompt": [""]}
+    settings = {name: value for name, value in given.items() if name not in kept}  # a config file goes over a picture's own
+    request = making.resolve(args, model, {**settings, "task": task, **words}, assets)
+    shown = where.folder / "strip.png"
+    made = making.make(
+        args, model, request, assets, parents=list(read.values()), sources=list(read), beside=[film, shown], verb="morph"
+    )
 
     frames = torch.stack(made.pictures)
-    print(f"strip    {strip(where.folder / 'strip.png', frames, [Path(n).stem if n in read else n for n in named])}")
+    titles = [Path(n).stem if n in read else n for n in named] or [end.get("prompt") or "" for end in again]
+    print(f"strip    {strip(shown, frames, titles)}")
     print(f"film     {reel(film, frames, seconds=args.seconds, back=args.back)}")
     return 0
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safelight.cli import making
 from safelight.spec import SpecError
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     path = Path(args.file)
     if args.out:
         picture.format_of(Path(args.out))  # before the work, not after it
+        if Path(args.out).resolve() in {Path(file).resolve() for file in (path, *args.input)}:
+            raise SpecError(f"--out {args.out} is what the picture is compared with or made from: name another file")
     picture.format_of(path)
     note = picture.note(path)
     return known(args, path, note) if note is not None else foreign(args, path)
@@ -115,13 +118,13 @@ def foreign(args: argparse.Namespace, path: Path) -> int:
 
 def chosen(given: list[str], info: Any) -> str:
     """The model of a text: the one given, else the one that ships and is the text's, else the default one."""
-    from safelight.model import embedded, fingerprint
+    from safelight.model import DEFAULT, embedded, fingerprint
 
     if given:
         return given[0]
     ships, digits = embedded(), info.settings.get("Model hash", "")
     named = next((name for name, path in ships.items() if digits and fingerprint(path).startswith(digits.lower())), None)
-    named = named or next((name for name in (info.settings.get("Model"), "default") if name in ships), None)
+    named = named or next((name for name in (info.settings.get("Model"), DEFAULT) if name in ships), None)
     if named is None:
         raise SpecError(
             f"made with {info.settings.get('Model') or 'a model'}, which does not ship: give one of ours with --model"
@@ -147,10 +150,13 @@ def fresh(model: Model, asked: Resolved, note: Note, made: Tensor) -> Note:
 
 def said(asked: Resolved, model: Model, k: int) -> str:
     """What was made, in half a line."""
+    from safelight.task.image import Edit
+
     count = len(asked.pictures)
     words = f" '{asked.pictures[k]}'" if asked.pictures[k] else ""
     which = f"picture {k + 1} of {count}" if count > 1 else "picture"
-    return f"{which}{words}, {asked.task.kind}, {asked.steps} steps of {asked.sampler.kind}, seed {asked.seed}, model '{model.name}'"
+    steps = making.steps(asked.task.runs(asked, model) if isinstance(asked.task, Edit) else asked.steps, asked.steps)
+    return f"{which}{words}, {asked.task.kind}, {steps} of {asked.sampler.kind}, seed {asked.seed}, model '{model.name}'"
 
 
 def verdict(lines: list[str], compared: str = "every byte of the pixels and of the file") -> int:

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from safelight.model import load
 
     verb = Path(args.model).stem
-    making.Where(args, verb, 2)  # before the work, not after it
+    making.Where(args, verb, (args.count or 1) * len(args.prompt or [""]))  # before the work, not after it
     model = load(args.model, args.weights, device=devices.pick(args.device))
     given = {"prompt": args.prompt} if args.prompt else {}
     request = making.resolve(args, model, given, plain={"count": 8, "prompt": classes(model)})

@@ -112,11 +112,11 @@ class Latent(Codec):
             s = self.stride
             fix = f"crop it to {w // s * s}x{h // s * s}, or pad it"
             raise SpecError(f"a picture of {w}x{h} does not divide by the codec's stride {s}: {fix}")
-        return self.before(self.encoder(x)).float()
+        return self.before(self.encoder(x.to(self._dtype))).float()
 
     def paint(self, features: Tensor) -> Tensor:
         """Features (B, latents, h, w), before shift and scale -> pixels (B, C, H, W)."""
-        return self.decoder(self.after(features))
+        return self.decoder(self.after(features.to(self._dtype)))
 
     @torch.no_grad()
     def calibrate(self, pictures: Iterable[Tensor]) -> None:
@@ -154,6 +154,11 @@ class Latent(Codec):
         second = torch.lerp(self.scale**2 + self.shift**2, h.square().mean(1), part)
         self.shift.copy_(mean)
         self.scale.copy_((second - mean**2).clamp(min=1e-12).sqrt())
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """What the weights are in: pictures and latents come as they are."""
+        return next(self.encoder.parameters()).dtype
 
     def _raw(self, z: Tensor) -> Tensor:
         return z * self.scale.view(-1, 1, 1).to(z.dtype) + self.shift.view(-1, 1, 1).to(z.dtype)

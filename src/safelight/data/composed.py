@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from safelight.data.pictures import Pictures, load
@@ -47,7 +47,8 @@ class ScenesSource(Source, kind="scenes"):
     """Scenes of `vocabulary` from `split`, which picture k of is a pure function of (seed, k). See data/scenes.
 
     count: how many; None is a stream without end, for training, of which `epoch` pictures are called an epoch.
-    size: the side in pixels, 32, 48 or 64.
+    size: the side in pixels, 32, 48 or 64. mix: weights of single things, painted ones, sizes, corners, counts and relations, in
+    place of the composer's own; what they leave out is not shown.
     """
 
     vocabulary: Vocabulary = FULL
@@ -56,6 +57,13 @@ class ScenesSource(Source, kind="scenes"):
     count: int | None = Field(None, ge=1)
     epoch: int = Field(EPOCH, ge=1)
     size: int = SIDE
+    mix: tuple[int, int, int, int, int, int] | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> ScenesSource:
+        if self.mix is not None and (min(self.mix) < 0 or sum(self.mix) <= 0):
+            raise ValueError(f"mix: weights are 0 or more and not all 0 (given: {list(self.mix)})")
+        return self
 
     def open(self) -> Dataset:
         if self.count is None:
@@ -76,7 +84,7 @@ class SceneSet(Dataset):
 
     def __init__(self, source: ScenesSource, composer: Composer) -> None:
         assert source.count is not None
-        scenes = composer.draw(source.seed, 0, source.count, source.split)
+        scenes = composer.draw(source.seed, 0, source.count, source.split, mix=source.mix)
         if not bool(scenes.valid.any()):
             raise DataError(f"no scene of split '{source.split.value}' can be drawn from this vocabulary: widen it")
         scenes = scenes.rows(scenes.valid)
@@ -121,7 +129,11 @@ class SceneStream(Stream):
         """What pictures of consecutive numbers show."""
         first, count = int(indices[0]), len(indices)
         if self._last is None or self._last[0] != (first, count):
-            self._last = (first, count), self.composer.draw(self.source.seed, 0, count, self.source.split, first=first)
+            source = self.source
+            self._last = (
+                (first, count),
+                self.composer.draw(source.seed, 0, count, source.split, first=first, mix=source.mix),
+            )
         return self._last[1]
 
     def batch(self, indices: Tensor) -> Tensor:

@@ -37,7 +37,8 @@ def sheet(
 
     pictures: see `to_bytes`; (N, C, H, W) in [-1, 1] or uint8. No pixel is blended: each becomes a square of `scale` pixels.
     columns: pictures a row; by default the number of heads, or what the row names imply, or about sqrt(N).
-    captions: a line under each picture (N of them). rows: a name left of each row, broken into lines when long. heads: a name over each column.
+    captions: a line under each picture (N of them). rows: a name left of each row, broken into lines.
+    heads: a name over each column.
     title, note: a line over and a line under the whole. scale: a whole number; by default small pictures grow to about 104
     pixels.
     Raises SpecError for what `to_bytes` refuses, and for names that do not match the pictures in number.
@@ -63,8 +64,8 @@ def sheet(
         4 + lay.leading(lay.SMALL) * max([len(t) for t in texts[r * columns : (r + 1) * columns]], default=0) if texts else 0
         for r in range(count)
     ]
-    names = [lay.wrap(r, ROOM, max(1, min(4, ch // lay.leading()))) for r in rows]
-    left = lay.MARGIN + (max(lay.width(line) for name in names for line in name or [""]) + 12 if rows else 0)
+    named = [lay.wrap(r, ROOM, max(1, min(4, ch // lay.leading()))) for r in rows]
+    left = lay.MARGIN + (max(lay.width(line) for name in named for line in name or [""]) + 12 if rows else 0)
     over = lay.leading() + 2
     top = lay.MARGIN + (lay.leading(lay.TITLE) + 6 if title else 0) + (over if heads else 0)
     wide = left + columns * cw + (columns - 1) * gap + lay.MARGIN
@@ -80,8 +81,8 @@ def sheet(
         page.text((left + k * (cw + gap) + cw / 2, top - over), lay.fit(head, cw + gap - 4), grey=paper.faint, anchor="ma")
     y = top
     for r in range(count):
-        for j, line in enumerate(names[r] if rows else ()):
-            page.text((left - 12, y + ch / 2 + (j - (len(names[r]) - 1) / 2) * lay.leading()), line, anchor="rm")
+        for j, line in enumerate(named[r] if rows else ()):
+            page.text((left - 12, y + ch / 2 + (j - (len(named[r]) - 1) / 2) * lay.leading()), line, anchor="rm")
         for k in range(min(columns, n - r * columns)):
             i, x = r * columns + k, left + k * (cw + gap)
             page.picture((x, y), cells[i], scale)

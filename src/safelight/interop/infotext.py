@@ -249,6 +249,7 @@ def of(request: Spec | Mapping[str, Any], note: Noted | None = None) -> Infotext
     kind = task.get("kind") if task.get("kind") != "text" else None
     varied = kind == "vary" and task.get("of", {}).get("kind") == "text" and task.get("number") is None
     plain = mix.get("kind") in ("cfg", "none", None) and not isinstance(scale, Mapping)
+    interval = list(mix.get("interval") or ())
     said: dict[str, Any] = {
         "Steps": asked.get("steps"),
         "Sampler": _theirs(sampler.get("kind"), SAMPLERS),
@@ -269,6 +270,9 @@ def of(request: Spec | Mapping[str, Any], note: Noted | None = None) -> Infotext
         "Variation seed strength": task.get("strength") if varied else None,
         "Emphasis": {"a1111": None, "none": "None"}.get(asked.get("emphasis", "a1111"), asked.get("emphasis")),
         "Guidance": None if plain else mix.get("kind"),
+        "CFG rescale": mix.get("rescale") or None,
+        "CFG interval": None if interval in ([], [0, 1]) else " to ".join(map(_told, interval)),
+        "Bends": ", ".join(bend["kind"] for bend in asked.get("bends") or ()),
         "Task": None if varied else kind,
     }
     for spec, names in ((sampler, _SAMPLER_FIELDS), (grid, _GRID_FIELDS)):
@@ -349,6 +353,7 @@ _REFUSED: dict[str, str] = {
     "Tiling": "pictures do not wrap around here",
     "Styles": "styles are not known here",
     "ControlNet": "control pictures are not held by the text",
+    "Bends": "the text does not hold their fields, the model's own are taken",
 }
 # What says nothing of the pixels.
 _SILENT = ("Version", "User", "Batch size", "Batch pos", "Model", "Model hash", "Created Date")
@@ -488,7 +493,8 @@ class _Reader:
     def guidance(self) -> None:
         if self.native and (kind := self.left.pop("Guidance", None)) is not None:
             self.say("Guidance", kind, "the text does not hold its fields, the model's own guidance is taken")
-            self.left.pop("CFG scale", None)
+            for name in ("CFG scale", "CFG rescale", "CFG interval"):
+                self.left.pop(name, None)
             return
         scale = self.number("CFG scale")
         if scale is None:
@@ -500,7 +506,23 @@ class _Reader:
         elif scale < 0:
             self.say("CFG scale", _told(scale), "it must not be negative")
         else:
-            self.given["mix"] = {"kind": "none"} if scale == 1 else {"kind": "cfg", "scale": scale}
+            beside = self.beside() if self.native else {}
+            self.given["mix"] = {"kind": "none"} if scale == 1 else {"kind": "cfg", "scale": scale, **beside}
+
+    def beside(self) -> dict[str, Any]:
+        """What guidance of ours has beside its scale."""
+        rescale, text = self.number("CFG rescale"), self.left.pop("CFG interval", "")
+        found: dict[str, Any] = {}
+        if rescale is not None and 0 <= rescale <= 1:
+            found["rescale"] = rescale
+        elif rescale is not None:
+            self.say("CFG rescale", _told(rescale), "it lies in 0..1")
+        match = re.fullmatch(r"(0|0\.\d+) to (1|0\.\d+)", text)
+        if match and float(match[1]) < float(match[2]):
+            found["interval"] = [float(match[1]), float(match[2])]
+        elif text:
+            self.say("CFG interval", text, "it is no LOW to HIGH within 0..1")
+        return found
 
     def seed(self) -> None:
         self.whole("Seed", "seed")

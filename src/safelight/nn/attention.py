@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from safelight.nn.blocks import Pointwise
 from safelight.nn.norm import GroupNormSpec, Norm
+from safelight.nn.places import positions
 from safelight.spec import Spec, SpecError
 
 
@@ -75,7 +76,8 @@ class LinearAttentionSpec(Attention, kind="linear-attention"):
 class TransformerSpec(Attention, kind="transformer"):
     """The transformer of latent diffusion: self-attention, cross-attention to the text, GEGLU. Rombach et al. 2022, appendix E.2.1.
 
-    With no text (`context` 0) the cross-attention is left out.
+    With no text (`context` 0) the cross-attention is left out. `places`: what the blocks see is told where it stands, by fixed
+    positions (nn/places.py) through a learned map that starts at zero; convolutions tell it only by the zeros beyond the edges.
     """
 
     heads: int | None = Field(None, ge=1, description="number of heads; none: width / head_width")
@@ -83,11 +85,13 @@ class TransformerSpec(Attention, kind="transformer"):
     depth: int = Field(1, ge=1, description="transformer blocks in a row")
     qk_norm: bool = Field(False, description="RMS-normalise q and k")
     norm: Norm = Field(GroupNormSpec(groups=32, eps=1e-6), description="the norm in front of all")
+    places: bool = Field(False, description="tokens are told where they stand")
 
     def make(self, width: int, norm: Norm, context: int = 0) -> nn.Module:
         """A `SpatialTransformer`. Raises SpecError when the head's width does not divide the width."""
         heads = self.heads or _heads(width, self.head_width)
-        return SpatialTransformer(width, heads, self.head_width, self.norm.make(width), self.depth, context, self.qk_norm)
+        first = self.norm.make(width)
+        return SpatialTransformer(width, heads, self.head_width, first, self.depth, context, self.qk_norm, self.places)
 
 
 def _heads(width: int, head_width: int) -> int:
@@ -234,12 +238,23 @@ class SpatialTransformer(nn.Module):
     """`x + out(blocks(in(norm(x))))`, the blocks being `TransformerBlock`s on places as tokens; see `TransformerSpec`."""
 
     def __init__(
-        self, width: int, heads: int, head_width: int, norm: nn.Module, depth: int = 1, context: int = 0, qk_norm: bool = False
+        self,
+        width: int,
+        heads: int,
+        head_width: int,
+        norm: nn.Module,
+        depth: int = 1,
+        context: int = 0,
+        qk_norm: bool = False,
+        places: bool = False,
     ) -> None:
         super().__init__()
         inner = heads * head_width
         self.norm = norm
         self.proj_in = Pointwise(width, inner)
+        self.place = nn.Linear(inner, inner, bias=False) if places else None
+        if self.place is not None:
+            nn.init.zeros_(self.place.weight)
         self.blocks = nn.ModuleList(TransformerBlock(inner, heads, context, qk_norm) for _ in range(depth))
         self.proj_out = Pointwise(inner, width)
         nn.init.zeros_(self.proj_out.weight)
@@ -253,6 +268,8 @@ class SpatialTransformer(nn.Module):
     def forward(self, x: Tensor, words: tuple[Words, ...] = ()) -> Tensor:
         """x: (B, C, *space). words: from `read`, one a block. Returns the same shape as x."""
         y = to_tokens(self.proj_in(self.norm(x)))  # (B, N, H d)
+        if self.place is not None:
+            y = y + self.place(positions(x.shape[2:], y.shape[2], y))  # (B, N, H d)
         for i, block in enumerate(self.blocks):
             y = block(y, words[i] if words else None)  # (B, N, H d)
         return x + self.proj_out(to_space(y, x))  # (B, C, *space)

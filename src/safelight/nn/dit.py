@@ -19,6 +19,7 @@ from safelight.nn.attention import Heads
 from safelight.nn.embed import Embedding, SinusoidSpec
 from safelight.nn.network import NetworkSpec, Output
 from safelight.nn.pad import crop_to, joined, pad_to
+from safelight.nn.places import positions
 from safelight.nn.told import Told, ToldNetwork
 from safelight.spec import Spec, SpecError
 
@@ -179,7 +180,7 @@ class DiT(ToldNetwork):
         y = pad_to(joined(x, image, self.spec.image), p).unflatten(3, (-1, p)).unflatten(2, (-1, p))  # (B, C, h, p, w, p)
         h, w = y.shape[2], y.shape[4]
         y = y.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (B, h w, C p p)
-        y = self.patch(y) + positions(h, w, self.spec.width, y, self.spec.spacing)  # (B, h w, width)
+        y = self.patch(y) + positions((h, w), self.spec.width, y, self.spec.spacing)  # (B, h w, width)
         y = self.last(self.through(y, told, words))  # (B, h w, p p out)
         y = y.unflatten(2, (p, p, -1)).unflatten(1, (h, w))  # (B, h, w, p, p, out)
         y = crop_to(y.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3), x)  # (B, out, H, W)
@@ -219,18 +220,3 @@ class Halves(nn.Module):
     def feed(self, n: Tensor) -> Tensor:
         """n: (B, N, width), normed. Returns (B, N, width)."""
         return self.down(F.gelu(self.up(n), approximate="tanh"))  # (B, N, width)
-
-
-def positions(h: int, w: int, width: int, like: Tensor, spacing: float = 1.0) -> Tensor:
-    """Fixed positions (h w, width): half of the numbers tell the column, half the row (the authors' code; Vaswani et al. 2017, 3.5).
-
-    `sin(w_i s p), cos(w_i s p)` with `w_i = 10000^(-i / n)`, i = 0..n-1, n = width / 4, s the spacing. In the dtype and on the device
-    of `like`.
-    """
-    n = width // 4
-    freq = torch.exp(torch.arange(n, device=like.device, dtype=torch.float32) * (-9.210340371976184 / n))  # (n,), ln 10000
-    rows = torch.arange(h, device=like.device, dtype=torch.float32)[:, None] * spacing * freq  # (h, n)
-    cols = torch.arange(w, device=like.device, dtype=torch.float32)[:, None] * spacing * freq  # (w, n)
-    row = torch.cat((rows.sin(), rows.cos()), dim=1)[:, None].expand(h, w, 2 * n)  # (h, w, width / 2)
-    col = torch.cat((cols.sin(), cols.cos()), dim=1)[None].expand(h, w, 2 * n)  # (h, w, width / 2)
-    return torch.cat((col, row), dim=2).flatten(0, 1).to(like.dtype)  # (h w, width)

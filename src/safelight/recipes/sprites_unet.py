@@ -45,7 +45,7 @@ def text() -> CLIPTextSpec:
 
 def unet() -> UNetSpec:
     """Self- and cross-attention at 8x8 and 4x4."""
-    each = TransformerSpec(head_width=32, qk_norm=True)
+    each = TransformerSpec(head_width=32, qk_norm=True, places=True)
     return UNetSpec(
         channels=16, widths=(64, 160), depth=1, skips=2, context=WIDTH, cond=WIDTH, attention=(each, each), middle=NoAttention()
     )

@@ -116,7 +116,7 @@ def launch(
 ) -> Start:
     """The stage that every task ends with: x at the first of `levels`, guided and bent as the request asks.
 
-    conds: instead of those of the prompts. bends: the task's own, inside the request's.
+    conds: instead of those of the prompts. bends: the task's own, outside the request's: what it holds in place stays there.
     """
     request, model = brief.request, brief.model
     others = {branch: _peer(model, brief.assets.model(name), branch) for branch, name in request.mix.others.items()}
@@ -126,7 +126,7 @@ def launch(
         levels,
         conditions(brief) if conds is None else conds,
         request.mix,
-        [*bends, *(bend.bind(brief.assets, brief.prompts) for bend in request.bends)],
+        [*(bend.bind(brief.assets, brief.prompts) for bend in request.bends), *bends],
         others,
         brief.noise,
     )

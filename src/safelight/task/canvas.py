@@ -17,6 +17,7 @@ from safelight.data.decode import as_channels
 from safelight.data.transform import Crop, Fit
 from safelight.model import Model
 from safelight.spec import SpecError
+from safelight.text.joint import Joint
 
 
 class Box(NamedTuple):
@@ -32,7 +33,7 @@ class Box(NamedTuple):
         return x[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
 
-def picture(assets: Assets, name: str, model: Model, size: tuple[int, int], fit: Fit | None = None) -> Tensor:
+def picture(assets: Assets, name: str, model: Model | Joint, size: tuple[int, int], fit: Fit | None = None) -> Tensor:
     """The picture of a seal as the model takes it, (1, C, H, W) on its device: grey or colour, and fitted if it has another size.
 
     Raises SpecError when it is not at hand, or when the model's pictures are neither grey nor of colour and it is not like them.

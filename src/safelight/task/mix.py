@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from pydantic import Field, model_validator
@@ -227,7 +227,7 @@ class Mix(Task, kind="mix"):
 
     def _seen(self, shared: Shared, assets: Assets, name: str) -> Tensor:
         """(1, C, size, size) a picture as the joint model takes it."""
-        return canvas.picture(assets, name, cast(Model, shared.joint), shared.joint.spec.size, self.fit)
+        return canvas.picture(assets, name, shared.joint, shared.joint.spec.size, self.fit)
 
     def _sum(self, vectors: Tensor) -> Tensor:
         return torch.tensor([t.weight for t in self.terms], device=vectors.device) @ vectors

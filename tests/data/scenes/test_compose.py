@@ -165,6 +165,16 @@ def test_the_mix(composer: Composer) -> None:
     assert len(scenes.concept[:, 0].unique()) == 709
 
 
+def test_another_mix(composer: Composer) -> None:
+    """Other weights give other shares and nothing else: the same weights are the same scenes, and a weight of 0 shows none."""
+    weights = (10, 0, 5, 25, 0, 60)
+    scenes = composer.draw(0, 0, 20_000, mix=weights)
+    assert torch.allclose(
+        torch.bincount(scenes.template, minlength=6) / 200, torch.tensor(weights, dtype=torch.float32), atol=1.2
+    )
+    assert all(torch.equal(a, b) for a, b in zip(composer.draw(0, 0, 500), composer.draw(0, 0, 500, mix=MIX), strict=True))
+
+
 def held(composer: Composer, scenes: Scenes) -> dict[str, torch.Tensor]:
     """Which scenes show something held out, by kind, looked up one by one in the tables."""
     out = composer.held

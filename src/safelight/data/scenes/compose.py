@@ -10,6 +10,7 @@ out = p + round(b (255 - a) / 255), p premultiplied, which is exact in bytes sin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -117,13 +118,21 @@ class Composer:
     # ---- what and where
 
     def draw(
-        self, seed: int, step: int, count: int, split: Split = Split.TEXT, *, first: int = 0, asked: bool = False
+        self,
+        seed: int,
+        step: int,
+        count: int,
+        split: Split = Split.TEXT,
+        *,
+        first: int = 0,
+        asked: bool = False,
+        mix: Sequence[int] | None = None,
     ) -> Scenes:
         """Scenes first..first+count-1 of (seed, step). Scene i is the same on every device and in every batch.
 
-        The mix is 40 % single, 15 % colour, 5 % size, 5 % corner, 15 % count, 20 % relation; where a split leaves no choice
-        (no count of this noun, no partner) the scene becomes a single. In HELD such scenes have valid = False instead.
-        `asked` draws prompts to measure a model on, as HELD always does: 30 % single, 20 % colour, 20 % count, 30 % relation;
+        The mix is 40 % single, 15 % colour, 5 % size, 5 % corner, 15 % count, 20 % relation, or the six weights `mix`; where a
+        split leaves no choice (no count of this noun, no partner) the scene becomes a single. In HELD such scenes have valid = False
+        instead. `asked` draws prompts to measure a model on, as HELD always does: 30 % single, 20 % colour, 20 % count, 30 % relation;
         the ground and the style are said; a count and a relation have no colours, so that one thing is asked at a time.
         """
         index = torch.arange(first, first + count, device=self.device)
@@ -133,7 +142,7 @@ class Composer:
         asked = asked or held
         free = split not in (Split.TEXT, Split.HELD)  # the codec may see every combination
 
-        odds = ASKED_MIX if asked else CODEC_MIX if free and split is not Split.ALL else MIX
+        odds = mix or (ASKED_MIX if asked else CODEC_MIX if free and split is not Split.ALL else MIX)
         template, _ = draws.weighted(torch.tensor(odds, device=self.device) * (lists.length > 0))
         a = lists.flat[lists.start[template] + draws.below(lists.length[template])]  # (B,)
         style, concept = self.style[a], self.concept[a]

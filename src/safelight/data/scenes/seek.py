@@ -6,6 +6,7 @@ ground and the style. Every caption that `Composer.draw` can give rise to is amo
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -38,8 +39,16 @@ _CORNER = _SIZE + len(SIZES) * len(SIZE_WORDS[0])
 _NUMBER = _CORNER + len(CORNERS) * len(CORNER_WORDS)
 _RELATION = _NUMBER + len(NUMBERS)
 _FORMS = _RELATION + len(RELATIONS) * len(RELATION_WORDS[0])
-# Kept from round to round, and rounds after which a search ends in any case.
-BEAM, ROUNDS = 8, 16
+# Where each sort of form after the first begins.
+_SORTS = (_SIZE, _CORNER, _NUMBER, _RELATION)
+# Captions whose neighbours are looked at in a round, and rounds after which a search ends in any case.
+BEAM, ROUNDS = 16, 24
+
+# The other way round: left for right, above for below, in the same wording; other forms have none.
+_OPPOSITE = torch.tensor([form if form < _RELATION else _RELATION + (form - _RELATION ^ 2) for form in range(_FORMS)])
+# A ground's colour (0: no ground) as a thing's, 0 where things have none such; and a thing's as a ground's.
+_PAINT = torch.tensor([0, *(1 + list(COLOURS).index(c) if c in COLOURS else 0 for c in BACKGROUNDS)])
+_PAINTED = torch.tensor([0, *(list(BACKGROUNDS).index(c) for c in COLOURS)])
 
 Score = Callable[[Sequence[str]], Tensor]
 
@@ -138,27 +147,45 @@ class Grammar:
         return torch.cat([*forms, *grounds])
 
     def neighbours(self, rows: Tensor) -> Tensor:
-        """Every row with one choice made otherwise, and with the two things exchanged: (M, 8), the rows themselves among them."""
-        found = [rows]
+        """Every row with one choice made otherwise, or with things, colours or both exchanged, said as before or the other way
+        round (above, below), or with the colour of a thing and that of the ground exchanged: (M, 8), the rows themselves among them.
+        """
+        found = []
         for column, values in enumerate(self.choices):
             more = rows.repeat_interleave(len(values), 0)
             more[:, column] = values.repeat(len(rows))
             found.append(more)
-        swapped = rows.clone()
-        swapped[:, [A, B, COLOUR_A, COLOUR_B]] = rows[:, [B, A, COLOUR_B, COLOUR_A]]
-        return torch.cat([*found, swapped])
+        exchanged = [rows]
+        for these, those in (([A, B], [B, A]), ([COLOUR_A, COLOUR_B], [COLOUR_B, COLOUR_A])):
+            for row in tuple(exchanged):
+                other = row.clone()
+                other[:, these] = row[:, those]
+                exchanged.append(other)
+        for row in tuple(exchanged):
+            other = row.clone()
+            other[:, FORM] = _OPPOSITE[row[:, FORM]]
+            exchanged.append(other)
+        ground, word = (rows[:, GROUND] - 1) // 2, (rows[:, GROUND] - 1) % 2  # -1 for none
+        for column in (COLOUR_A, COLOUR_B):
+            other = rows.clone()
+            other[:, column] = _PAINT[ground + 1]
+            other[:, GROUND] = torch.where(rows[:, column] > 0, 1 + 2 * _PAINTED[rows[:, column]] + word, 0)
+            exchanged.append(other)
+        return torch.cat([*found, *exchanged])
 
 
 def seek(pack: Pack, score: Score, k: int = 5, *, beam: int = BEAM, rounds: int = ROUNDS) -> list[Found]:
     """The `k` best captions found, best first.
 
     score: captions -> (N,), the higher the better; no caption is asked for twice. Each round looks at all neighbours of the best
-    `beam` captions; the search ends when these stay the same. So the best cannot be bettered by one change of wording or of what is
-    said; that it is the best of all (10^9 for 48 concepts) is likely, not certain.
+    `beam` captions, and of the best of each sort of form (a relation begins with the wrong second thing, behind every plain
+    caption); the search ends when none of these is new. So the best cannot be bettered by one change; that it is the best of all
+    (10^9 for 48 concepts) is likely, not certain.
     """
     grammar = Grammar(pack)
     known: dict[str, float] = {}
     pool: dict[str, Tensor] = {}
+    done: set[str] = set()
 
     def look(rows: Tensor) -> None:
         rows = torch.unique(grammar.sound(rows), dim=0)
@@ -167,18 +194,19 @@ def seek(pack: Pack, score: Score, k: int = 5, *, beam: int = BEAM, rounds: int 
             known.update(zip(fresh, score(list(fresh)).tolist(), strict=True))
             pool.update(fresh)
 
-    def best(n: int) -> list[str]:
-        return sorted(pool, key=lambda c: (-known[c], c))[:n]
+    def ranked() -> list[str]:
+        return sorted(pool, key=lambda c: (-known[c], c))
 
     look(grammar.seeds())
-    front: list[str] = []
     for _ in range(rounds):
-        now = best(beam)
-        if now == front:
+        order = ranked()
+        firsts = {bisect_right(_SORTS, int(pool[c][FORM])): c for c in reversed(order)}
+        front = [c for c in dict.fromkeys([*order[:beam], *firsts.values()]) if c not in done]
+        if not front:
             break
-        front = now
+        done.update(front)
         look(grammar.neighbours(torch.stack([pool[c] for c in front])))
-    return [Found(c, known[c]) for c in best(k)]
+    return [Found(c, known[c]) for c in ranked()[:k]]
 
 
 __all__ = ["Found", "Grammar", "seek"]
