@@ -104,6 +104,11 @@ def test_a_mix_of_its_own() -> None:
     said = stream.said(torch.arange(64))
     assert all("corner" in caption for caption in said)
     assert list(load(source.model_copy(update={"count": 64})).captions) == said
-    for wrong in ((0, 0, 0, 0, 0, 0), (1, 1, 1, 1, 1, -1)):
-        with pytest.raises(SpecError, match="mix: weights are 0 or more and not all 0"):
-            parse(describe(source) | {"mix": wrong}, "source")
+    above = ScenesSource(vocabulary=FEW, mix=(0, 0, 0, 0, 0, 1), relations=(0, 0, 1, 0)).stream(torch.device("cpu"))
+    scenes, captions = above.scenes(torch.arange(64)), above.said(torch.arange(64))
+    assert all(
+        (" above " in said or " over " in said) == (there >= 0) for said, there in zip(captions, scenes.relation, strict=True)
+    )
+    for field, wrong in (("mix", (0, 0, 0, 0, 0, 0)), ("mix", (1, 1, 1, 1, 1, -1)), ("relations", (0, 0, 0, 0))):
+        with pytest.raises(SpecError, match=f"{field}: weights are 0 or more and not all 0"):
+            parse(describe(source) | {field: wrong}, "source")

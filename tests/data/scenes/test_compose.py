@@ -172,7 +172,11 @@ def test_another_mix(composer: Composer) -> None:
     assert torch.allclose(
         torch.bincount(scenes.template, minlength=6) / 200, torch.tensor(weights, dtype=torch.float32), atol=1.2
     )
-    assert all(torch.equal(a, b) for a, b in zip(composer.draw(0, 0, 500), composer.draw(0, 0, 500, mix=MIX), strict=True))
+    usual, same = composer.draw(0, 0, 500), composer.draw(0, 0, 500, mix=MIX, relations=(2, 2, 2, 2))
+    assert all(torch.equal(a, b) for a, b in zip(usual, same, strict=True))
+    skewed = composer.draw(0, 0, 20_000, relations=(6, 2, 2, 0)).relation
+    share = torch.bincount(skewed[skewed >= 0], minlength=4) / (skewed >= 0).sum()
+    assert torch.allclose(share, torch.tensor([0.6, 0.2, 0.2, 0.0]), atol=0.02)
 
 
 def held(composer: Composer, scenes: Scenes) -> dict[str, torch.Tensor]:

@@ -127,13 +127,15 @@ class Composer:
         first: int = 0,
         asked: bool = False,
         mix: Sequence[int] | None = None,
+        relations: Sequence[int] = (1, 1, 1, 1),
     ) -> Scenes:
         """Scenes first..first+count-1 of (seed, step). Scene i is the same on every device and in every batch.
 
         The mix is 40 % single, 15 % colour, 5 % size, 5 % corner, 15 % count, 20 % relation, or the six weights `mix`; where a
         split leaves no choice (no count of this noun, no partner) the scene becomes a single. In HELD such scenes have valid = False
-        instead. `asked` draws prompts to measure a model on, as HELD always does: 30 % single, 20 % colour, 20 % count, 30 % relation;
-        the ground and the style are said; a count and a relation have no colours, so that one thing is asked at a time.
+        instead. `relations` weighs left, right, above and below. `asked` draws prompts to measure a model on, as HELD always does:
+        30 % single, 20 % colour, 20 % count, 30 % relation; the ground and the style are said; a count and a relation have no
+        colours, so that one thing is asked at a time.
         """
         index = torch.arange(first, first + count, device=self.device)
         draws = Draws(seed, step, index, COLUMNS)
@@ -186,11 +188,12 @@ class Composer:
         template = torch.where((template == COLOUR) & ~ok_a, torch.full_like(template, SINGLE), template)
 
         # where
-        dice = draws.below(4, 3)
+        dice = draws.below(4, 2)
+        facing, _ = draws.weighted(torch.tensor(relations, device=self.device))
         is_size, is_corner = template == SIZE, template == CORNER
         size = torch.where(is_size, dice[:, 0] % 2, -1)
         corner = torch.where(is_corner, dice[:, 1], -1)
-        relation = torch.where(relation_scene, dice[:, 2], -1)
+        relation = torch.where(relation_scene, facing, -1)
         middle = torch.where(size == 0, layout.LOOSE, layout.MIDDLE)
         where_ = torch.where(is_corner, layout.CORNER0 + corner, middle)
         where_ = torch.where(relation_scene, layout.PAIR0 + relation, where_)
