@@ -13,7 +13,7 @@ from safelight.codec.base import CodecSpec
 from safelight.codec.kl import KLSpec
 from safelight.data.composed import REDUCED, ScenesSource
 from safelight.data.scenes.splits import Split
-from safelight.grid import Uniform
+from safelight.grid import Shifted
 from safelight.guide.cfg import CFG
 from safelight.model import Defaults, ModelSpec
 from safelight.nn.attention import NoAttention, TransformerSpec
@@ -67,7 +67,7 @@ def model(codec: CodecSpec | None = None, network: NetworkSpec | None = None) ->
         text=text(),
         channels=3,
         size=(64, 64),
-        defaults=Defaults(steps=20, sampler=DPM2M(), grid=Uniform(), mix=CFG(scale=3.0)),
+        defaults=Defaults(steps=20, sampler=DPM2M(), grid=Shifted(shift=2.0), mix=CFG(scale=3.0)),
     )
 
 
