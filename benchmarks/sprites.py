@@ -118,7 +118,7 @@ def draw(results: dict[str, Any], path: Path, seconds: float) -> Path:
             places = [i + (k - (len(results) - 1) / 2) * wide for i in range(len(aspects))]
             axis.bar(places, [found["3"][a] for a in aspects], wide, color=f"C{k}", label=name)
             axis.bar(places, [found["1"][a] for a in aspects], wide * 0.45, color="white", alpha=0.6)
-        axis.set_xticks(range(len(aspects)), aspects)
+        axis.set_xticks(range(len(aspects)), [aspect.replace(", ", ",\n") for aspect in aspects])
         axis.set_ylim(0, 1)
         axis.legend(ncols=len(results), loc="upper center", frameon=False)
     return path

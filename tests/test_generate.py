@@ -12,7 +12,7 @@ from torch import Tensor
 
 from safelight.generate import Finished, Started, Stepped, generate
 from safelight.model import Model, raw_header
-from safelight.spec import SpecError, kinds
+from safelight.spec import SpecError, kinds, parse
 from safelight.task import Request
 from safelight.trace import Recorder, Trace
 from tests import small
@@ -151,6 +151,21 @@ def test_a_trace_reads_no_more_than_asked(tmp_path: Path, monkeypatch: pytest.Mo
 def test_bad_requests(labelled: bool, fields: dict[str, object], line: str) -> None:
     with pytest.raises(SpecError, match=line):
         list(generate(small.model(labelled), request(**fields)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"size": (0, 8)}, r"^request\.size: \(height, width\) in pixels, both at least 1"),
+        ({"size": (8, -8), "task": {"kind": "image", "picture": "x"}}, r"^request\.size: \(height, width\) in pixels"),
+        ({"steps": 10**30}, r"^request\.steps: Input should be less than or equal to 100000"),
+        ({"count": 10**12}, r"^request\.count: Input should be less than or equal to 1000000"),
+        ({"prompt": 5}, r"^request\.prompt: "),
+    ],
+)
+def test_what_no_model_can_make_is_refused_before_one_is_asked(fields: dict[str, object], line: str) -> None:
+    with pytest.raises(SpecError, match=line):
+        parse(fields, "request")
 
 
 def test_too_many_steps_for_a_table() -> None:

@@ -338,6 +338,8 @@ def text(key: str, value: str) -> tuple[bytes, bytes]:
         (png(text("safelight", '{"request": {}, "model": {"name": "m"}, "seal": 3}')), "its note is damaged: seal: "),
         (png(text("safelight", '{"request": {}, "modell": {}}')), "its note is damaged: unknown field 'modell'; did you mean 'model'?"),
         (png(text("safelight", '{"x": NaN, "request": {}}')), "its note is damaged: "),
+        (png(text("safelight", '{"request": ' + '{"of": ' * 500 + "1" + "}" * 501)), "its note is damaged: nested too deeply"),
+        (png(text("safelight", '{"engine": {"x": Infinity}}')), "its note is damaged: Infinity is no number of JSON"),
         (png(text("safelight", '"' + "x" * (1 << 23) + '"')), "its note is more than 8 MB: no picture's"),
         (png((b"zTXt", b"safelight\0\0" + zlib.compress(b" " * 100_000_000))), "x.png: Decompressed data too large"),
         (png((b"iTXt", b"safelight\0\1\0\0\0" + zlib.compress(b" " * 100_000_000))), "x.png: Decompressed data too large"),
@@ -348,7 +350,7 @@ def text(key: str, value: str) -> tuple[bytes, bytes]:
         (b"GIF89a", "x.png"),
         (b"not a picture", "x.png: not a picture, or a format that is not known"),
     ],
-    ids=range(16),
+    ids=range(18),
 )  # fmt: skip
 def test_harmful_files_are_answered_in_one_line(tmp_path: Path, data: bytes, line: str) -> None:
     (tmp_path / "x.png").write_bytes(data)
@@ -393,11 +395,13 @@ def test_notes_are_found_where_editors_put_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("order", ["utf-16-be", "utf-16-le"])
 def test_a_foreign_comment_is_read_in_either_byte_order(tmp_path: Path, order: str) -> None:
-    words = "кошка и cat\nSteps: 20, Sampler: Euler a, Seed: 1"
-    exif = Image.Exif()
-    exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + words.encode(order)
-    Image.new("L", (4, 4)).save(tmp_path / "x.jpg", exif=exif)
-    assert picture.parameters(tmp_path / "x.jpg") == words
+    # U+4E00 is an N with its bytes turned round
+    for prompt in ("кошка и cat", "\u4e00" * 300):
+        words = f"{prompt}\nSteps: 20, Sampler: Euler a, Seed: 1"
+        exif = Image.Exif()
+        exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + words.encode(order)
+        Image.new("L", (4, 4)).save(tmp_path / "x.jpg", exif=exif)
+        assert picture.parameters(tmp_path / "x.jpg") == words
 
 
 def test_two_files_of_one_name_stay_two(tmp_path: Path) -> None:

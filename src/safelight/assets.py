@@ -22,7 +22,7 @@ def seal(picture: Tensor) -> str:
 
     picture: uint8 (C, H, W). The same pixels have the same seal, however their file is packed. Raises SpecError for anything else.
     """
-    if picture.dtype != torch.uint8 or picture.ndim != 3:
+    if picture.dtype != torch.uint8 or picture.ndim != 3 or not picture.numel():
         raise SpecError(f"a picture is uint8 (channels, height, width), not {picture.dtype} {tuple(picture.shape)}")
     body = repr(tuple(picture.shape)).encode() + picture.cpu().contiguous().numpy().tobytes()
     return f"sha256:{hashlib.sha256(body).hexdigest()[:32]}"

@@ -223,7 +223,7 @@ def paint(model: Model, prompt: str | Sequence[str] = "", **fields: Any) -> Imag
     from PIL.Image import fromarray
 
     assets = Assets(fields.pop("inputs", ()), device=model.device)
-    request = parse({"prompt": [prompt] if isinstance(prompt, str) else list(prompt), **fields}, "request")
+    request = parse({"prompt": prompt, **fields}, "request")
     assert isinstance(request, Request)
     made = [event.pictures for event in generate(model, request, assets=assets) if isinstance(event, Finished)]
     bytes_ = to_bytes(torch.cat(made))  # (N, H, W, C)

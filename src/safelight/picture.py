@@ -43,6 +43,7 @@ PARAMETERS = "parameters"
 _EXIF, _COMMENT = 0x8769, 0x9286  # the Exif directory and its UserComment
 # A file, a note and a note unpacked larger than these are no picture's: refused before they are read, in bytes.
 _LARGEST_FILE, _LARGEST_NOTE = 1 << 29, 1 << 23
+_DEEPEST = 100  # objects in one another: what reads a request recurses
 # A JPEG segment holds 64 kB. A longer note is packed.
 _PLAIN_XMP = 60_000
 _XMP = (
@@ -381,6 +382,8 @@ def _comment(data: bytes) -> str:
     if code.rstrip(b"\0") != b"UNICODE":
         return body.decode("utf-8", "replace").rstrip("\0")
     big, little = (body.decode(name, "replace") for name in ("utf-16-be", "utf-16-le"))
+    if said := next((text for text in (big, little) if "Steps: " in text), ""):
+        return said
     return big if sum(map(str.isascii, big)) >= sum(map(str.isascii, little)) else little
 
 
@@ -403,9 +406,11 @@ def _noted(text: str, where: str) -> Note:
     if len(text) > _LARGEST_NOTE:
         raise SpecError(f"{where}: its note is more than {_LARGEST_NOTE >> 20} MB: no picture's")
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_constant=_no_number)
         if not isinstance(found, dict):
             raise ValueError("it is no JSON object")
+        if _deeper(found, _DEEPEST):
+            raise ValueError("nested too deeply")
     except RecursionError:
         raise SpecError(f"{where}: its note is damaged: nested too deeply") from None
     except ValueError as error:
@@ -417,6 +422,16 @@ def _noted(text: str, where: str) -> Note:
         return Note.model_validate(found)
     except ValidationError as error:
         raise SpecError(f"{where}: its note is damaged: {one_line(error)}") from None
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _deeper(value: Any, most: int) -> bool:
+    """Whether objects and lists lie in one another more than `most` deep."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return most < 0 or any(_deeper(part, most - 1) for part in parts)
 
 
 def _pixels(path: str | os.PathLike[str], decode: Any) -> Any:

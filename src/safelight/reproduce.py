@@ -218,9 +218,9 @@ def as_recorded(note: Note) -> Iterator[None]:
 
 def prepared(model: Model, note: Note) -> Model:
     """The model in the recorded precision and memory layout."""
-    dtype = getattr(torch, str(note.engine.get("dtype", "")), None)
-    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
-        model.to(dtype)
+    recorded = note.engine.get("dtype")
+    if recorded in ("float32", "float64", "float16", "bfloat16"):  # others are stored in, not computed in
+        model.to(getattr(torch, recorded))
     if note.engine.get("channels_last"):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from safelight.cli.main import explain
 from safelight.cli.train import keep
 from safelight.model import MIGRATIONS, Model, peek, save
 from tests.cli.conftest import tiny
@@ -463,3 +464,11 @@ def test_a_full_disk_leaves_the_model_that_was_there(tmp_path: Path, monkeypatch
 
 def test_every_format_before_this_one_has_its_migration(model: Path) -> None:
     assert sorted(MIGRATIONS) == list(range(1, peek(model).format))
+
+
+def test_too_little_memory_is_one_line() -> None:
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**48)
+    for found in (error.value, MemoryError()):
+        line = explain(found)
+        assert line is not None and "not enough memory" in line and "\n" not in line

@@ -49,3 +49,19 @@ def test_a_number_too_large_for_its_type_is_no_file(cli: Callable[..., Any], mod
     assert ran.code == 2 and "holds 1e+06, which is no number of float16; take bfloat16 or float32" in ran.err
     assert not Path("small.safetensors").exists()
     assert cli("export", "large.safetensors", "--dtype", "bfloat16", "--out", "small.safetensors").code == 0
+
+
+def test_how_it_is_sampled_is_set_and_nothing_else(cli: Callable[..., Any], model: Path) -> None:
+    settings = ("steps=7", "sampler=heun", "grid=uniform", "grid.start=0.9")
+    ran = cli("export", model, *(word for one in settings for word in ("--set", one)), "--out", "set.safetensors")
+    assert ran.code == 0, ran.err
+    was, now = peek(model).spec, peek("set.safetensors").spec
+    found = now["defaults"]
+    assert (found["steps"], found["sampler"]["kind"], found["grid"]) == (7, "heun", {"kind": "uniform", "start": 0.9})
+    assert {k: v for k, v in now.items() if k != "defaults"} == {k: v for k, v in was.items() if k != "defaults"}
+    for wrong, line in (
+        ("stepps=7", "--set: unknown field 'stepps'; did you mean 'steps'?"),
+        ("steps=0", "--set: steps: "),
+    ):
+        ran = cli("export", model, "--set", wrong, "--out", "no.safetensors")
+        assert ran.code == 2 and line in ran.err and not Path("no.safetensors").exists()

@@ -48,6 +48,16 @@ def test_the_penalty_is_the_kl_divergence():
     torch.testing.assert_close(codec(x, torch.zeros_like(mean)).penalty, oracle, rtol=1e-4, atol=1e-6)
 
 
+def test_training_decodes_a_sample_and_a_wild_spread_is_bounded():
+    codec = lively(SMALL).eval()
+    x, noise = torch.rand(2, 3, 16, 16), torch.randn(2, 4, 4, 4)
+    mean, logvar = codec.posterior(x)
+    torch.testing.assert_close(codec(x, noise).x, codec.paint(mean + (logvar / 2).exp() * noise))
+    for wild, bound in ((1e3, 20), (-1e3, -30)):
+        torch.nn.init.constant_(codec.encoder.out.bias, wild)
+        assert (codec.posterior(x)[1] == bound).all()
+
+
 def test_the_scale_is_measured_on_the_data():
     codec = lively(SMALL)
     pictures = torch.rand(40, 3, 16, 16) * torch.linspace(0.2, 2, 40).view(-1, 1, 1, 1) - 0.5
@@ -71,6 +81,20 @@ def test_training_follows_the_scale_without_being_asked():
     codec(x[:8] + 1, torch.randn(8, 4, 4, 4))
     codec.train().encode(x[:8] + 1)
     assert torch.equal(codec.shift, before)  # neither looking nor encoding moves it
+
+
+def test_late_in_training_the_scale_forgets_a_fiftieth_a_batch():
+    codec = lively(SMALL).train()
+    codec.seen.fill_(1000)
+    codec.shift.fill_(0.5)
+    codec.scale.fill_(2.0)
+    x = torch.rand(8, 3, 16, 16)
+    mean = codec.posterior(x)[0].detach().transpose(0, 1).flatten(1)
+    codec(x, torch.randn(8, 4, 4, 4))
+    shift = 0.98 * 0.5 + 0.02 * mean.mean(1)
+    torch.testing.assert_close(codec.shift, shift)
+    square = 0.98 * (2.0**2 + 0.5**2) + 0.02 * mean.square().mean(1)
+    torch.testing.assert_close(codec.scale, (square - shift**2).sqrt())
 
 
 def test_bad_input_says_what_and_how():

@@ -98,6 +98,40 @@ def test_dead_codes_begin_anew_at_vectors_of_the_batch():
     assert codec.tokens(x).unique().numel() > 8
 
 
+def test_a_newborn_is_a_vector_of_the_batch_and_weighs_a_fair_share():
+    codec = SMALL.build().train()
+    f = torch.randn(2, 3, 4, 4)
+    flat = f.movedim(1, -1).flatten(0, -2)  # (32, 3)
+    codec._learn(f)  # the first batch: every code begins here, each at a vector of its own
+    at = torch.cdist(codec.codebook, flat).argmin(1)
+    torch.testing.assert_close(codec.codebook, flat[at])
+    assert len(at.unique()) == 16 and (codec.count == 32 / 16).all()
+    # Far fewer vectors than codes: twice the bar, so that a newborn lives long enough to be found.
+    picked = []
+    for batch in (5, 6):
+        codec.seen.fill_(batch)
+        codec.count.zero_()
+        codec.total.zero_()
+        codec.codebook.fill_(1e3)
+        codec._learn(f[:1, :, :, :2])  # 8 vectors
+        assert (codec.count[1:] == 0.5).all()
+        picked.append(torch.cdist(codec.codebook[1:], flat).argmin(1))
+    assert not torch.equal(*picked)  # another batch, other vectors
+    codec.count.zero_()
+    codec._learn(f[:1, :, :1, :1])
+    assert int((codec.count == 0.2).sum()) >= 15
+
+
+def test_the_scale_in_training_is_that_of_the_codes():
+    """Which is what a diffusion model gets; the features that they stand for spread further."""
+    codec = lively().train()
+    x = torch.rand(4, 3, 16, 16) * 4 - 2
+    codec(x)
+    code = codec.codebook[codec.tokens(x)].movedim(-1, 0).flatten(1)
+    torch.testing.assert_close(codec.shift, code.mean(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(codec.scale, code.std(1, correction=0), rtol=1e-4, atol=1e-5)
+
+
 def test_a_codebook_begins_at_the_first_batch_and_is_used():
     torch.manual_seed(0)
     codec = SMALL.build().train()

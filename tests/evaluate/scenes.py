@@ -51,7 +51,7 @@ class Counting:
 def tiny() -> Model:
     """An untrained text-to-image model of 64 x 64 colour pictures."""
     block = {"kind": "full-attention", "head_width": 8}
-    network = {"kind": "unet", "channels": 4, "widths": [8], "depth": 1, "skips": 2, "context": 8, "cond": 8, "time": 16}
+    network = {"kind": "unet", "channels": 4, "widths": [8], "depth": 1, "skips": 2, "cond": 8, "time": 16}
     network |= {"attention": [], "middle": block, "norm": {"kind": "group-norm", "groups": 4}, "zero": False}
     network |= {"embedding": {"kind": "sinusoid", "width": 8}}
     spec = {"network": network, "process": "flow", "parameterization": "velocity", "channels": 3, "size": [64, 64]}

@@ -9,16 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from safelight.data.scenes.adherence import Verdict
 from safelight.data.scenes.compose import Scenes
 from safelight.evaluate import show
 from safelight.evaluate.adherence import (
     BARS,
     HELD_CELLS,
+    MARKS,
     SEEN_CELLS,
     Asked,
+    Graded,
     OfComposer,
     OfModel,
     Painted,
+    Part,
     Plan,
     Report,
     adherence,
@@ -131,6 +135,16 @@ def test_nothing_painted_is_nothing_right() -> None:
     assert (grades.judged.concept == -1).all()
 
 
+def test_a_mark_is_right_where_all_things_are() -> None:
+    right = torch.tensor([[True, False], [True, True], [True, False], [False, False]])
+    there = torch.tensor([[True, True], [True, True], [True, False], [False, False]])
+    nothing = Verdict(right[:, 1], there[:, 0] & ~there[:, 0])
+    graded = Graded({**dict.fromkeys(MARKS, nothing), "concept": Verdict(right, there)}, None)  # type: ignore[arg-type]
+    marks = Part(None, right, graded, {}, {}).marks()  # type: ignore[arg-type]
+    assert [row[MARKS.index("concept")] for row in marks] == [False, True, True, None]
+    assert all(row[0] is None for row in marks)
+
+
 def test_the_best_scale_is_found_on_other_prompts_and_then_used() -> None:
     paint = Counting(good=2.0)
     plan = Plan(prompts=40, seen=0, curve=20, scales=(1.0, 2.0, 3.0), batch=20)
@@ -225,6 +239,8 @@ def test_the_table_and_the_pictures_say_what_the_report_says(perfect: Report, tm
     lost = json.loads(json.dumps(perfect.numbers))
     lost["held"]["count"]["rate"] = 0.74
     assert ">= 75 % missed" in table(lost)
+    del lost["held"]["count"]  # what nobody was asked is not met: its bar stays to be seen
+    assert "| count | none asked | >= 75 % not measured |" in table(lost)
     sheet = show.samples(perfect.held, 6)
     assert sheet.getpixel((22, 22)) == show.RIGHT
     curve = [{"scale": s, "mean": 0.9, "rates": perfect.numbers["held"]} for s in (1.0, 2.0)]

@@ -29,6 +29,17 @@ def test_a_sprite_is_found_at_any_place_size_and_ground() -> None:
         assert near.fraction > 0.9 and near.median < 0.4 * near.held_out_median
 
 
+def test_a_copy_on_another_ground_than_asked_is_a_copy() -> None:
+    some = gallery().sprite[::11]
+    fine = composer().solid[some].int()
+    shown, asked = fine.argmax(1), 9 - fine.flip(1).argmax(1)  # the first and the last ground it is one piece on
+    scenes = single(composer(), some, shown, torch.full_like(some, 4))
+    pictures = composer().render(scenes)
+    found, right = gallery().nearest(pictures, scenes._replace(background=asked)), gallery().nearest(pictures, scenes)
+    assert (shown != asked).all() and torch.equal(found.index, right.index)
+    torch.testing.assert_close(found.distance, right.distance)
+
+
 def test_brute_force_agrees() -> None:
     """Distances are those of the definition, searched one by one."""
     from safelight.evaluate.designs import STEPS, THUMB

@@ -50,6 +50,7 @@ def test_the_number_is_the_one_of_its_formula(found: Rebuilt) -> None:
     mse = ((0.1 * x) ** 2).flatten(1).mean(1)
     assert each["dim"]["psnr"] == pytest.approx((10 * (4 / mse).log10()).mean().item(), abs=1e-3)
     assert each["dim"]["pooled"] == pytest.approx(10 * math.log10(4 / mse.mean().item()), abs=1e-3)
+    assert each["dim"]["worst"] == pytest.approx(torch.quantile(10 * (4 / mse).log10(), 0.05).item(), abs=1e-3)
     assert (
         each["dim"]["worst"] < each["dim"]["pooled"] < each["dim"]["psnr"]
     )  # Jensen: bad pictures weigh more in the pooled one

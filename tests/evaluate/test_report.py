@@ -15,10 +15,12 @@ from safelight.draw.pixels import to_bytes, to_image
 from safelight.evaluate.card import card
 from safelight.evaluate.classifier import Classifier, ClassifierSpec
 from safelight.evaluate.fit import Fit, fit
-from safelight.evaluate.made import Made, folder
+from safelight.evaluate.made import Made, folder, make
 from safelight.evaluate.real import Labelled, read
 from safelight.evaluate.report import Report, classes, evaluate
 from safelight.spec import SpecError
+from safelight.task import Request
+from tests import small
 
 NAMES = ("bar", "column", "square")
 
@@ -114,6 +116,10 @@ def test_the_result_is_deterministic_json_that_a_card_is_made_of(world: tuple[La
     ):
         assert word in text, word
     assert "FID" not in text.replace("an FID", "")
+    asked = Request(prompt=("shirt",), steps=1, mix={"kind": "cfg", "scale": [1, 4]})
+    curved = make(small.model(), asked).about
+    assert curved["guidance"] == {"kind": "points", "scales": [1.0, 4.0]}
+    assert "guidance scale `points` (scales [1.0, 4.0]), " in card({**back, "made": json.loads(json.dumps(curved))})
     few = evaluate(made(shapes(21, 2)), train, test, ClassifierSpec(names=NAMES, size=(10, 10), features=64).build().eval())
     assert "biased" in few.numbers["frechet"]["warning"]
     assert "Warning" in card(few.numbers)

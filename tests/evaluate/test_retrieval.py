@@ -79,6 +79,9 @@ def test_no_two_prompts_of_a_set_show_the_same() -> None:
     assert torch.equal(_content(left), _content(right))
     below = right._replace(relation=torch.full_like(left.relation, 3))
     assert not torch.equal(_content(left), _content(below))
+    for name in ("concept", "colour", "number", "background", "style"):
+        other = left._replace(**{name: getattr(left, name) + 1})
+        assert (_content(left) != _content(other)).any(1).all(), name
     with pytest.raises(SpecError, match="holds out too little|prompts that differ"):
         distinct(Composer(Vocabulary(concepts=("cat", "dog", "owl"), styles=("noto",)).pack()), 50, 0)
 

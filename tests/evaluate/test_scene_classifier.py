@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from safelight.data.composed import Vocabulary
 from safelight.data.scenes.compose import Composer
 from safelight.data.scenes.splits import Split
+from safelight.data.scenes.words import STYLES
 from safelight.evaluate.classifier import load
 from safelight.evaluate.fit import rounded
 from safelight.evaluate.scene_classifier import Judge, Teach, confusions, crops, exam, find, shipped, spec, teach
@@ -90,6 +91,23 @@ def test_a_pair_is_judged_by_what_is_there_whichever_piece_is_larger() -> None:
     alone = judge().look(composer().render(scenes._replace(x=scenes.x.index_fill(1, torch.tensor([0]), -1))), scenes)
     assert not alone.right[:, 0].any() and alone.right[:, 1].double().mean() > 0.95  # what is left is the second thing
     assert (alone.concept[:, 0] == -1).double().mean() > 0.95
+
+
+def test_equal_things_are_judged_together() -> None:
+    """By the sum of their log-probabilities: where the largest of three or more is washed out, the others speak for it."""
+    scenes = composer().draw(12, 0, 400, Split.ALL)
+    scenes = scenes.rows(scenes.number > 2)
+    pictures = composer().render(scenes).float()
+    for picture, (x0, y0, x1, y1) in zip(pictures, find(pictures, scenes).box[:, 0].tolist(), strict=True):
+        piece = picture[None, :, y0:y1, x0:x1]
+        piece.copy_(F.interpolate(F.adaptive_avg_pool2d(piece, 2), piece.shape[2:], mode="bilinear"))
+    pictures = pictures.round().to(torch.uint8)
+    looked, things = judge().look(pictures, scenes), find(pictures, scenes)
+    for of, n, seen in ((composer().concept, 48, looked.concept[:, 0]), (composer().style, len(STYLES), looked.style)):
+        each = [judge().marginal(judge().logp(pictures, things.box[:, k]), of, n) for k in range(4)]
+        logp = torch.stack(each, 1) * things.there[..., None]
+        assert torch.equal(seen, logp.sum(1).argmax(1))
+        assert (logp[:, 0].argmax(1) != seen).double().mean() > 0.1  # by itself it would be taken for another
 
 
 def test_wrong_answers_are_told() -> None:

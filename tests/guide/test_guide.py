@@ -109,3 +109,13 @@ def test_threshold_bound_is_the_range_of_latents() -> None:
     m = (4 * z).abs().flatten(1).sort(1).values[:, round(0.995 * 1024) - 1].view(-1, 1, 1, 1)
     assert float(m.min()) > 5
     torch.testing.assert_close(found, (4 * z).clamp(-m, m) * 5 / m)
+
+
+def test_rescaling_leaves_flat_pictures_alone() -> None:
+    flat = {"cond": Estimate(torch.full((2, 1, 3, 3), 0.5)), "null": Estimate(torch.full((2, 1, 3, 3), 0.25))}
+    guided = build({"kind": "cfg", "scale": 3.0, "rescale": 1.0}, "mix")(lambda x, level, names: flat)
+    level = build("flow", "process").at(torch.tensor(0.5, dtype=torch.float64))
+    assert torch.equal(guided(torch.zeros(2, 1, 3, 3), level).x0, torch.full((2, 1, 3, 3), 1.0))
+    one = {name: Estimate(e.x0[..., :1, :1]) for name, e in flat.items()}  # no spread at all
+    found = build({"kind": "cfg", "scale": 3.0, "rescale": 1.0}, "mix")(lambda x, level, names: one)
+    assert torch.equal(found(torch.zeros(2, 1, 1, 1), level).x0, torch.full((2, 1, 1, 1), 1.0))

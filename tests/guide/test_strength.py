@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from safelight.denoise import Estimate
-from safelight.guide.strength import Strength
-from safelight.process import Level
+from safelight.grid import grid
+from safelight.guide.strength import Strength, strength
+from safelight.process import Level, Process
 from safelight.spec import SpecError, build, describe, kinds, parse
 from safelight.task import Request
 
@@ -82,8 +83,10 @@ def test_a_request_with_a_curve_goes_through_json(kind: str) -> None:
 @pytest.mark.parametrize(
     ("scale", "line"),
     [
-        (-1, r"^mix\.scale: a guidance scale is a finite number of at least 0 \(given: -1\)$"),
-        (math.nan, r"^mix\.scale: a guidance scale is a finite number"),
+        (-1, r"^mix\.scale: a guidance scale is a number from 0 to 1,000,000 \(given: -1\)$"),
+        (math.nan, r"^mix\.scale: a guidance scale is a number from 0"),
+        (1e308, r"^mix\.scale: a guidance scale is a number from 0 to 1,000,000"),
+        ([1, 1e308], r"^mix\.scale\.scales\.1: "),
         ("lineer", r"^mix\.scale: no strength 'lineer'; did you mean 'linear'\?"),
         ({"kind": "linear", "nosiy": 1}, r"^mix\.scale: unknown field 'nosiy'; did you mean 'noisy'\?"),
         ({"kind": "linear", "noisy": -1}, r"^mix\.scale\.noisy: "),
@@ -96,3 +99,12 @@ def test_a_bad_scale_is_one_clear_line(scale: object, line: str) -> None:
     with pytest.raises(SpecError, match=line) as caught:
         build({"kind": "cfg", "scale": scale}, "mix")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("n", [10, 20, 50])
+def test_the_ends_of_an_interval_count_however_they_are_written(n: int) -> None:
+    process: Process = build("flow", "process")
+    for k, level in enumerate(process.at(grid(process, n)).split()[:-1]):
+        end = float(f"{1 - k / n:.6g}")  # 0.3, where the grid has 0.30000000000000004
+        assert strength(5.0, (0.0, end), level) == 5.0
+        assert k == 0 or (strength(5.0, (end, 1.0), level), strength(5.0, (end + 1e-6, 1.0), level)) == (5.0, 1.0)

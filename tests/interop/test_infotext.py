@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -137,7 +138,11 @@ def test_a_foreign_text_is_followed_as_far_as_it_can_be_and_the_rest_is_listed()
         ("Steps: 0", {}, "it must be a whole number from 1"),
         ("CFG scale: 1", {"mix": {"kind": "none"}}, ""),
         ("CFG scale: nan", {}, "CFG scale: nan is not followed"),
-        ("CFG scale: -3", {}, "it must not be negative"),
+        ("CFG scale: -3", {}, "it must lie in 0..1,000,000"),
+        ("CFG scale: 1e300", {}, "it must lie in 0..1,000,000"),
+        ("Steps: 1e300", {}, "it must be a whole number from 1 to 100000"),
+        ("Seed index: 4294967296", {}, "it must be a whole number from 0 to 4294967295"),
+        ("Sampler: Euler a, Eta: 7", {"sampler": {"kind": "euler-ancestral"}}, "Eta: 7 is not followed: Input should be less"),
         ("Size: 512x768", {}, "this model makes 8x8, and knows nothing so large"),
         ("Size: wide", {}, "it is no WIDTHxHEIGHT"),
         ("Emphasis: No norm", {"emphasis": "a1111"}, "Emphasis: No norm is not followed"),
@@ -282,3 +287,21 @@ def test_the_description_is_enough() -> None:
     assert infotext.of(asked) == infotext.of(describe(asked))
     text = write(infotext.of(asked))
     assert text.startswith("bag\nSteps: 6, Sampler: DDIM, Schedule type: Uniform, CFG scale: 2, Seed: 0, Size: 8x8")
+
+
+@pytest.mark.parametrize("text", ["a" * 200_000, "a " * 100_000, "[" + "1" * 200_000, " " * 200_000 + "x", "a: " * 60_000])
+def test_long_lines_are_read_in_time(text: str) -> None:
+    began = time.process_time()
+    parse(text)
+    assert time.process_time() - began < 5  # the first took 6 minutes
+
+
+@pytest.mark.parametrize(
+    "part", [{"task": "text"}, {"mix": "cfg"}, {"sampler": "ddim"}, {"grid": "karras"}, {"bends": ["threshold"]}, {"count": "1"},
+             {"index": "1"}, {"prompt": "shoe"}],
+    ids=lambda part: next(iter(part)),
+)  # fmt: skip
+def test_what_is_no_description_is_refused_in_one_line(part: dict[str, Any]) -> None:
+    asked = describe(Request(prompt=("shoe",)).resolve(small.model()))
+    with pytest.raises(SpecError, match=rf"^request\.{next(iter(part))}: not as a picture's note holds it"):
+        infotext.of(asked | part)

@@ -315,6 +315,23 @@ def test_text_is_silent_at_the_start_and_noise_where_the_paper_says(kind: str) -
     assert (net(x, t, cond._replace(tokens=draw(2, 5, 5, seed=9))).F - net(x, t, cond).F).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_fresh_weights_spread_as_in_the_authors_code(kind: str) -> None:
+    torch.manual_seed(0)
+    net = DiTSpec(width=128, depth=2, heads=4, cond=64, context=64, block=kind).build()
+    told = [net.time[0], net.time[2], net.cond, net.caption[0], net.caption[2]]
+    told += [net.tell_all] if kind == "adaln-single" else []
+    for layer in told:
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    plain = [net.patch, *(layer for block in net.blocks for layer in (block.qkv, block.out, block.up, block.down))]
+    for layer in plain:  # Glorot and Bengio 2010, eq. 16
+        assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / sum(layer.weight.shape)), rel=0.1)
+    assert not any(layer.bias.any() for layer in (*told, *plain))
+    if kind == "adaln-single":
+        for table in (net.table_last, *(block.table for block in net.blocks)):
+            assert table.std().item() == pytest.approx(128**-0.5, rel=0.15)
+
+
 # --- what is heard -----------------------------------------------------------------------------------------------------------
 
 

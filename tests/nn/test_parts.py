@@ -83,8 +83,13 @@ def _with(norm: RMSNorm, g: Tensor) -> RMSNorm:
     return other
 
 
-def test_rms_norm_of_nothing_is_nothing() -> None:
-    assert torch.equal(RMSNorm(4)(torch.zeros(1, 4, 2, 2)), torch.zeros(1, 4, 2, 2))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rms_norm_of_nothing_is_nothing_and_of_much_is_one(dtype: torch.dtype) -> None:
+    """Also where 64 squares of 300 are more than the type can hold, and eps less."""
+    norm, x = RMSNorm(64).to(dtype), torch.zeros(2, 64, 2, 2, dtype=dtype)
+    with torch.no_grad():
+        assert torch.equal(norm(x), x)
+        torch.testing.assert_close(norm(x + 300), torch.ones_like(x), rtol=0, atol=0.01)
 
 
 def test_group_norm_with_scale_and_shift() -> None:
@@ -129,7 +134,10 @@ def test_full_attention_is_the_formula(memory: int, qk_norm: bool) -> None:
         F.linear(x.flatten(2).transpose(1, 2), net.qkv.weight, net.qkv.bias).unflatten(2, (3, h, d)).permute(2, 0, 3, 1, 4)
     )
     if qk_norm:
-        q, k = (t / (t.square().mean(-1, keepdim=True) + 1e-6).sqrt() for t in (q, k))
+        gains = (net.attend.norm_q.g, net.attend.norm_k.g)
+        for g in gains:
+            nn.init.normal_(g)
+        q, k = (t / (t.square().mean(-1, keepdim=True) + 1e-6).sqrt() * g for t, g in zip((q, k), gains, strict=True))
     if net.memory is not None:
         mk, mv = (m.expand(2, -1, -1, -1) for m in net.memory)
         k, v = torch.cat((mk, k), dim=2), torch.cat((mv, v), dim=2)

@@ -25,6 +25,7 @@ def test_the_table_is_its_formula(space: tuple[int, ...]) -> None:
         row += [0.0] * (width - len(row))
         assert table[tuple(place)].tolist() == pytest.approx(row, abs=1e-6)
     flat = table.flatten(0, -2)
+    assert not positions(space, 1, torch.zeros(())).any()  # too narrow for a single wave
     assert (torch.cdist(flat, flat) + torch.eye(len(flat)) > 1e-3).all()  # no two places are one
 
 

@@ -302,9 +302,14 @@ def test_masked_tokens_are_not_read_and_an_empty_text_is_no_nan() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "word"), [({"cond": 4}, "cond.vector"), ({"context": 4}, "cond.tokens"), ({"image": 4}, "cond.image")]
+    ("fields", "word"),
+    [
+        ({"cond": 4}, "cond.vector"),
+        ({"context": 4, "middle": TransformerSpec(head_width=8, norm=GroupNormSpec(groups=4))}, "cond.tokens"),
+        ({"image": 4}, "cond.image"),
+    ],
 )
-def test_a_missing_condition_is_one_line(fields: dict[str, int], word: str) -> None:
+def test_a_missing_condition_is_one_line(fields: dict[str, object], word: str) -> None:
     with pytest.raises(SpecError, match=word) as error:
         fresh(small(**fields))(draw(1, 1, 8, 8), torch.tensor([1.0]), Cond())
     assert "\n" not in str(error.value)
@@ -400,6 +405,7 @@ def test_compiles_whole_and_once() -> None:
         ({"widen_in_resampling": True}, "skips of depth"),
         ({"norm": RMSNormSpec(), "attention": ("full-atention",)}, "did you mean 'full-attention'"),
         ({"tail_skip": True}, "tail_skip needs tail"),
+        ({"context": 4}, "context is 4, but no attention reads it"),
     ],
 )
 def test_faulty_fields_are_one_line(fields: dict[str, object], says: str) -> None:

@@ -132,6 +132,29 @@ def test_a_resolution_without_a_transformer_reads_nothing() -> None:
     assert all(bool(w) == isinstance(s.attention, SpatialTransformer) for s, w in zip(net.stages, words, strict=True))
 
 
+def test_each_block_of_a_transformer_reads_by_its_own_keys_and_values() -> None:
+    torch.manual_seed(0)
+    net = TransformerSpec(head_width=8, depth=3, norm=GroupNormSpec(groups=4)).make(16, GroupNormSpec(groups=4), context=6)
+    assert isinstance(net, SpatialTransformer)
+    nn.init.normal_(net.proj_out.weight)
+    x, tokens, mask = draw(2, 16, 3, 4), draw(2, 5, 6), torch.tensor([[True] * 5, [True, True, False, False, False]])
+    y = net.proj_in(net.norm(x)).flatten(2).transpose(1, 2)
+    for block in net.blocks:
+        k, v = block.cross.kv(tokens).chunk(2, dim=2)
+        q, k, v = (z.unflatten(2, (2, 8)).transpose(1, 2) for z in (block.cross.q(block.norm2(_seen(block, y))), k, v))
+        weight = (q @ k.mT / 8**0.5).masked_fill(~mask[:, None, None], -torch.inf).softmax(-1)
+        y = _seen(block, y) + block.cross.out((weight @ v).transpose(1, 2).flatten(2))
+        y = y + block.feed(block.norm3(y))
+    want = x + net.proj_out(y.transpose(1, 2).unflatten(2, (3, 4)))
+    torch.testing.assert_close(net(x, net.read(tokens, mask)), want, rtol=1e-5, atol=1e-5)
+
+
+def _seen(block: nn.Module, y: Tensor) -> Tensor:
+    """y after a block's self-attention, by the formula."""
+    q, k, v = (z.unflatten(2, (2, 8)).transpose(1, 2) for z in block.qkv(block.norm1(y)).chunk(3, dim=2))
+    return y + block.out(((q @ k.mT / 8**0.5).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
 # --- a map that the answer repeats -------------------------------------------------------------------------------------------
 
 

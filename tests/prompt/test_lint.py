@@ -317,3 +317,11 @@ def test_it_is_quick_and_needs_no_torch():
     for _ in range(20):
         check(", ".join(["a cat, no dogs, (soft light:1.3)"] * 30))
     assert time.process_time() - began < 4  # 20 prompts of 1,000 characters
+
+
+def test_of_endless_texts_the_length_alone_is_said():
+    prompt = "(a) " * 20_000
+    began = time.process_time()
+    (finding,) = check(prompt)
+    assert finding.kind == "length" and len(one(prompt, "", finding)[0]) <= 1024
+    assert time.process_time() - began < 5

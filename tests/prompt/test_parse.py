@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -246,6 +249,23 @@ def test_escaped_brackets_are_text(prompt):
 def test_deep_and_long_prompts_are_read_in_time(mode):
     for prompt in ("(" * 2000, "(a " * 1000 + ")" * 1000, '"' * 1999, "a+ " * 2000, "[(" * 700 + ":1.1)" * 700):
         assert parse(prompt, mode)
+    began = time.process_time()
+    for prompt in (
+        "(" * 20_000 + "x",
+        "(" * 10_000 + "x" + ")" * 10_000,
+        "[" * 20_000,
+        "x" + " " * 20_000 + "y",
+        "a" + "+" * 20_000,
+    ):
+        assert all(math.isfinite(segment.weight) for section in parse(prompt, mode) for segment in section)
+    assert time.process_time() - began < 5  # it took 20 s
+
+
+def test_brackets_beyond_the_deepest_are_text():
+    for mode in ("a1111", "comfy"):
+        ((text, weight),) = parse("(" * 102 + "x" + ")" * 102, mode)[0]
+        assert text == "((x))" and weight == pytest.approx(1.1**100)
+    assert parse("x" + "+" * 9000, "compel")[0][0].weight == pytest.approx(1.1**100)
 
 
 def test_what_is_not_read_is_refused_in_one_line():

@@ -101,6 +101,11 @@ def test_special_tokens_cannot_be_written():
     assert SHIPPED.decode(ids).replace(" ", "") == "<|endoftext|><|startoftext|>"
 
 
+def test_half_a_character_is_refused_in_one_line():
+    with pytest.raises(SpecError, match=r"^prompt: it holds half of a character"):
+        load("clip-vocabulary").encode("a cat \udc80")
+
+
 def test_long_prompts_lose_nothing():
     text = ", ".join(f"a {c} thing number {i}" for i, c in enumerate(["red", "blue", "green"] * 20))
     ids = SHIPPED.encode(text)

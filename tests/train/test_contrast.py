@@ -88,6 +88,8 @@ def test_recall_counts_ties_against():
     assert recall(eye, eye.roll(1, 0)) == (0.0, 0.0)
     swapped = eye[[1, 0, 2, 3]]
     assert recall(eye, swapped) == (0.5, 0.5)
+    nothing = torch.full((4, 4), torch.nan)  # of a model that diverged
+    assert recall(nothing, nothing) == recall(eye, nothing) == recall(nothing, eye, k=3) == (0.0, 0.0)
 
 
 def test_what_cannot_be_trained_is_refused():

@@ -2,6 +2,7 @@
 
     safelight export runs/mine --out mine.safetensors
     safelight export runs/mine --weights raw --dtype float32 --out mine-raw.safetensors
+    safelight export runs/mine --set steps=20 --set grid=shifted --set mix.scale=3 --out mine.safetensors
 
 RUN is a run's folder (its latest checkpoint) or a model file. What it makes is measured, not assumed: the largest difference that the
 precision makes to a weight is printed.
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from safelight.spec import SpecError
 
 if TYPE_CHECKING:
-    from safelight.model import Model
+    from safelight.model import Model, ModelSpec
 
 _DTYPES = ("float16", "bfloat16", "float32")
 
@@ -27,6 +28,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="FILE", help="the file to write: NAME.safetensors")
     parser.add_argument("--weights", metavar="NAME", help="raw, or the name of an average; without it the first average")
     parser.add_argument("--codec", metavar="RUN", help="take the decoder from here: a codec whose latents are the same")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="how it is sampled by default: steps, sampler, grid, mix",
+    )
     parser.add_argument("--dtype", choices=_DTYPES, default=_DTYPES[0], help=f"of the numbers ({_DTYPES[0]})")
 
 
@@ -52,6 +60,23 @@ def swap(model: Model, source: str) -> dict[str, str]:
     return {"codec": donor.fingerprint}
 
 
+def sampled(model: Model, settings: list[str]) -> ModelSpec:
+    """The model's spec with other defaults. Raises SpecError for what is none of them, or what its process cannot follow."""
+    from pydantic import ValidationError
+
+    from safelight.cli.overrides import assign
+    from safelight.model import Defaults
+    from safelight.spec import describe, one_line
+
+    found = assign(describe(model.spec.defaults, family=False), settings)
+    try:
+        defaults = Defaults.model_validate(found)
+    except ValidationError as error:
+        raise SpecError(f"--set: {one_line(error)}") from None
+    defaults.grid(model.spec.process, defaults.steps)
+    return model.spec.model_copy(update={"defaults": defaults})
+
+
 def run(args: argparse.Namespace) -> int:
     """Export, read back, and say what became of the numbers."""
     import torch
@@ -66,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
     model = load(args.model, args.weights, dtype=None)
     chosen = model.weights
     codec = swap(model, args.codec) if args.codec else {}
+    model.spec = sampled(model, args.set)
     # Under the name that they have, so that `--weights ema` goes on meaning the same thing.
     state = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
     dtype = getattr(torch, args.dtype)

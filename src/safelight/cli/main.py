@@ -127,6 +127,8 @@ def explain(error: Exception) -> str | None:
         return _missing(error)
     if name in ("SafetensorError", "YAMLError", "JSONDecodeError", "UnidentifiedImageError", "OutOfMemoryError"):
         return _flat(str(error))
+    if isinstance(error, MemoryError) or (name == "RuntimeError" and "can't allocate memory" in str(error)):
+        return "there is not enough memory for what is asked: ask for a smaller picture, or set micro_batch"
     if "spec" not in name.lower() and "safelight.spec" not in sys.modules:
         return None
     from pydantic import ValidationError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,12 @@ class Vocabulary(Spec):
 
     def pack(self) -> Pack:
         """These sprites. Raises SpecError for a concept or style that there is not."""
-        return load_pack(concepts=self.concepts, styles=self.styles)
+        return _packed(self.concepts, self.styles)
+
+
+@lru_cache(maxsize=2)
+def _packed(concepts: tuple[str, ...] | None, styles: tuple[str, ...]) -> Pack:
+    return load_pack(concepts=concepts, styles=styles)
 
 
 FULL = Vocabulary()

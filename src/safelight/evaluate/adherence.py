@@ -439,6 +439,9 @@ def table(numbers: Mapping[str, Any]) -> str:
         other = _share(seen[name]) if seen and name in seen else ""
         mark = "" if bar is None else f">= {100 * bar:.0f} % {'met' if row['rate'] >= bar else 'missed'}"
         lines.append(f"| {name} | **{_share(row)}** | {mark} | {other} | {_percent(row['own'])} | {_percent(row['codec'])} |")
+    for name, bar in numbers["bars"].items():
+        if name not in numbers["held"]:  # nothing asked is nothing met, and is seen
+            lines.append(f"| {name} | none asked | >= {100 * bar:.0f} % not measured | | | |")
     plan, judge = numbers["plan"], numbers["judge"]
     exam = judge["exam"].get("all")
     known = f", right on {100 * exam['right'] / exam['n']:.1f} % of {exam['n']:,} things in scenes it never saw" if exam else ""

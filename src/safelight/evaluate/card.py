@@ -26,10 +26,18 @@ def _made(numbers: Mapping[str, Any]) -> str:
         return f"{n:,} pictures from the folder `{made['folder']}`; how they were made is not recorded."
     sentences = (
         f"{n:,} pictures, the same for all numbers: {made['steps']} steps of `{made['sampler']}` on grid `{made['grid']}`,",
-        f"guidance scale {made['guidance']:g}, weights `{made['weights']}`, seed {made['seed']}, model `{made['model']}`,",
+        f"guidance scale {_scale(made['guidance'])}, weights `{made['weights']}`, seed {made['seed']}, model `{made['model']}`,",
         f"torch {made['torch']} on {made['device']}.",
     )
     return " ".join(sentences)
+
+
+def _scale(guidance: float | Mapping[str, Any]) -> str:
+    """A number, or a strength that changes over the run: its kind and fields."""
+    if not isinstance(guidance, Mapping):
+        return f"{guidance:g}"
+    fields = ", ".join(f"{name} {value}" for name, value in guidance.items() if name != "kind")
+    return f"`{guidance['kind']}` ({fields})"
 
 
 def _table(numbers: Mapping[str, Any]) -> str:

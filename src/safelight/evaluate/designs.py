@@ -84,17 +84,20 @@ class Gallery:
 
     def nearest(self, pictures: Tensor, scenes: Scenes, *, but: Tensor | None = None) -> Nearest:
         """The training sprite nearest to each picture (B, 3, H, W) uint8 of one thing: its number in the pack, and the root mean
-        square difference of the cut-outs in grey levels, the least over shifts and spreads by a pixel.
+        square difference of the cut-outs in grey levels, the least over shifts and spreads by a pixel. The sprites stand on the
+        ground that is seen, where one is: a copy on another than the scene asks for is a copy too.
 
         but: (B,) a design for each picture that is left out of the search.
         """
         device, n = self.composer.device, len(pictures)
         index, distance = torch.zeros(n, dtype=torch.int64), torch.full((n,), torch.inf, dtype=torch.float64)
         own = self.design[self.sprite].repeat(len(REFERENCE_SIDES))  # (2 S,)
-        for ground in scenes.background.unique().tolist():
+        seen = torch.cat([rules.ground(part.to(device))[0] for part in pictures.split(256)])  # (n,), -1: none
+        grounds = torch.where(seen >= 0, seen, scenes.background)
+        for ground in grounds.unique().tolist():
             theirs = self._on(ground)
             length = theirs.square().sum(1)
-            for rows in (scenes.background == ground).nonzero()[:, 0].split(32):
+            for rows in (grounds == ground).nonzero()[:, 0].split(32):
                 shown = pictures[rows.to(pictures.device)].to(device)
                 box = find(shown, scenes.rows(rows)).box[:, 0].float()
                 best = torch.full((len(rows), len(theirs)), torch.inf, device=device)

@@ -50,7 +50,7 @@ def collect(events: Iterable[Event], model: Model, weights: str = "") -> Made:
     kinds = {name: asked[name]["kind"] for name in ("sampler", "grid", "mix")}
     about = {
         "source": "generated", "model": model.fingerprint, "weights": weights, "seed": asked["seed"], "steps": asked["steps"],
-        "guidance": float(asked["mix"].get("scale", 1.0)), **kinds, "request": asked,
+        "guidance": asked["mix"].get("scale", 1.0), **kinds, "request": asked,
         "process": describe(model.spec.process, family=False),
         "device": model.device.type, "threads": torch.get_num_threads(), "torch": torch.__version__,
         "safelight": safelight.__version__,

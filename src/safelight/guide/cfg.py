@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -48,7 +49,8 @@ class CFG(Mix, kind="cfg"):
             cond, null = both["cond"].x0, both["null"].x0
             x0 = null.lerp(cond, scale)
             if self.rescale:
-                over = _spread(cond) / _spread(x0).clamp(min=1e-12)
+                is_, was = _spread(x0), _spread(cond)
+                over = torch.where(is_ > 0, was / is_, 1.0)  # what is flat has no spread to bring back
                 x0 = x0 * (self.rescale * over + (1 - self.rescale))
             return Estimate(x0, both["cond"].fraction, {"cond": cond, "null": null})
 
@@ -57,4 +59,4 @@ class CFG(Mix, kind="cfg"):
 
 def _spread(x: Tensor) -> Tensor:
     """(B, 1, ..., 1) the standard deviation of each picture."""
-    return x.flatten(1).std(1).view(-1, *(1,) * (x.ndim - 1))
+    return x.flatten(1).std(1, correction=0).view(-1, *(1,) * (x.ndim - 1))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from safelight.denoise import Branches, Denoise, Estimate
 from safelight.guide.base import Mix
-from safelight.guide.strength import Interval, Scale, strength
+from safelight.guide.strength import HIGHEST, Interval, Scale, strength, within
 from safelight.process import Level
 
 
@@ -24,7 +24,7 @@ class Perpendicular(Mix, kind="perpendicular"):
     """
 
     scale: Scale = 2.0
-    weight: float = Field(1.0, ge=0)
+    weight: float = Field(1.0, ge=0, le=HIGHEST)
     further: tuple[str, ...] = ()
     interval: Interval = (0.0, 1.0)
 
@@ -42,9 +42,8 @@ class Perpendicular(Mix, kind="perpendicular"):
 
     def __call__(self, branches: Branches) -> Denoise:
         def guided(x: Tensor, level: Level) -> Estimate:
-            outside = not self.interval[0] <= float(level.t) <= self.interval[1]
             scale = strength(self.scale, self.interval, level)
-            if outside or (scale == 1 and not self.negatives):
+            if not within(self.interval, level) or (scale == 1 and not self.negatives):
                 return branches(x, level, ("cond",))["cond"]
             found = branches(x, level, self.names)
             x0 = {name: estimate.x0 for name, estimate in found.items()}

@@ -16,6 +16,11 @@ from pydantic_core import PydanticCustomError
 from safelight.process import Level
 from safelight.spec import Spec
 
+# No scale is above this: the arithmetic of float32 has room for it, and no picture is left long before.
+HIGHEST = 1e6
+# Grids and intervals write one time with different last bits (1 - 0.7 and 0.3): nearer than this they are one.
+_SAME = 1e-9
+
 
 class Strength(Spec, family="strength"):
     """A guidance scale that changes over a run. A plain number stands for `constant`, a list of numbers for `points`."""
@@ -28,7 +33,7 @@ class Strength(Spec, family="strength"):
 class Constant(Strength, kind="constant"):
     """The same throughout: what a plain number means."""
 
-    scale: float = Field(2.0, ge=0)
+    scale: float = Field(2.0, ge=0, le=HIGHEST)
 
     def at(self, t: float) -> float:
         return self.scale
@@ -38,8 +43,8 @@ class Linear(Strength, kind="linear"):
     """clean + (noisy - clean) t. Rising towards the picture (noisy < clean) is what Wang et al. 2024 find best ("Analysis of
     classifier-free guidance weight schedulers")."""
 
-    noisy: float = Field(1.0, ge=0, description="at t = 1")
-    clean: float = Field(3.0, ge=0, description="at t = 0")
+    noisy: float = Field(1.0, ge=0, le=HIGHEST, description="at t = 1")
+    clean: float = Field(3.0, ge=0, le=HIGHEST, description="at t = 0")
 
     def at(self, t: float) -> float:
         return self.clean + (self.noisy - self.clean) * t
@@ -48,8 +53,8 @@ class Linear(Strength, kind="linear"):
 class Cosine(Strength, kind="cosine"):
     """clean + (noisy - clean) (1 - cos(pi t)) / 2: level at both ends, steep in the middle."""
 
-    noisy: float = Field(1.0, ge=0, description="at t = 1")
-    clean: float = Field(3.0, ge=0, description="at t = 0")
+    noisy: float = Field(1.0, ge=0, le=HIGHEST, description="at t = 1")
+    clean: float = Field(3.0, ge=0, le=HIGHEST, description="at t = 0")
 
     def at(self, t: float) -> float:
         return self.clean + (self.noisy - self.clean) * (1 - math.cos(math.pi * t)) / 2
@@ -58,8 +63,8 @@ class Cosine(Strength, kind="cosine"):
 class Power(Strength, kind="power"):
     """clean + (noisy - clean) t^power: a power above 1 comes near `clean` early in the run, one below 1 late."""
 
-    noisy: float = Field(1.0, ge=0, description="at t = 1")
-    clean: float = Field(3.0, ge=0, description="at t = 0")
+    noisy: float = Field(1.0, ge=0, le=HIGHEST, description="at t = 1")
+    clean: float = Field(3.0, ge=0, le=HIGHEST, description="at t = 0")
     power: float = Field(2.0, gt=0)
 
     def at(self, t: float) -> float:
@@ -69,7 +74,7 @@ class Power(Strength, kind="power"):
 class Points(Strength, kind="points"):
     """Straight lines between scales at evenly spaced times, the first at t = 1, the last at t = 0."""
 
-    scales: tuple[Annotated[float, Field(ge=0)], ...] = Field((1.0, 3.0), min_length=1)
+    scales: tuple[Annotated[float, Field(ge=0, le=HIGHEST)], ...] = Field((1.0, 3.0), min_length=1)
 
     def at(self, t: float) -> float:
         place = (1 - t) * (len(self.scales) - 1)
@@ -92,8 +97,8 @@ def _scale(value: Any) -> Any:
         number = float(value)
     except (TypeError, ValueError):
         return _STRENGTH.validate_python(value)  # its errors keep their path
-    if not 0 <= number < math.inf:
-        raise PydanticCustomError("scale", "a guidance scale is a finite number of at least 0")
+    if not 0 <= number <= HIGHEST:
+        raise PydanticCustomError("scale", "a guidance scale is a number from 0 to 1,000,000")
     return number
 
 
@@ -110,9 +115,13 @@ Scale = Annotated[float | Strength, BeforeValidator(_scale)]
 Interval = Annotated[tuple[float, float], AfterValidator(_interval)]
 
 
+def within(interval: tuple[float, float], level: Level) -> bool:
+    """Whether a single level lies in an interval of times, whose ends count."""
+    return interval[0] - _SAME <= float(level.t) <= interval[1] + _SAME
+
+
 def strength(scale: float | Strength, interval: tuple[float, float], level: Level, outside: float = 1.0) -> float:
     """The scale at a single level; `outside` at times beyond the interval."""
-    t = float(level.t)
-    if not interval[0] <= t <= interval[1]:
+    if not within(interval, level):
         return outside
-    return scale.at(t) if isinstance(scale, Strength) else scale
+    return scale.at(float(level.t)) if isinstance(scale, Strength) else scale

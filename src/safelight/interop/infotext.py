@@ -14,6 +14,7 @@ This module loads without torch.
 from __future__ import annotations
 
 import json
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
 _NEGATIVE = "Negative prompt:"
 # A name and its value, the value quoted as JSON where it holds a comma, a colon or a line's end; as A1111 reads them.
-_FIELD = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
-_NAME = re.compile(r"\w[\w \-/]*[\w\-/]")
+# (A name of no more than 100 signs: where there is no colon every place of a line is tried for the beginning of one.)
+_FIELD = re.compile(r'(\w[\w \-/]{1,99}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+_NAME = re.compile(r"\w[\w \-/]{0,98}[\w\-/]")
 _FEWEST = 3  # fields; a last line with fewer is a line of the prompt
 EXACT = ("Safelight prompt", "Safelight negative prompt", "Safelight texts")
 
@@ -43,8 +45,8 @@ class Infotext(NamedTuple):
 def write(info: Infotext) -> str:
     """The text of an Infotext; `parse` gives it back whatever is in it.
 
-    Raises SpecError for a setting's name that the format cannot hold: fewer than two characters, or others than letters, digits,
-    `_`, `-`, `/` and spaces inside. Surrogates that stand alone are no text, and refused too.
+    Raises SpecError for a setting's name that the format cannot hold: fewer than two characters or more than 100, or others than
+    letters, digits, `_`, `-`, `/` and spaces inside. Surrogates that stand alone are no text, and refused too.
     """
     for name in info.settings:
         if not _NAME.fullmatch(name) or name in EXACT:
@@ -239,15 +241,16 @@ def of(request: Spec | Mapping[str, Any], note: Noted | None = None) -> Infotext
     """What a resolved request says in A1111's terms, of picture `note.index` of the run (without a note: the first).
 
     request: a request or its description. What A1111 has no name for stands under ours; a reader of our own takes the whole
-    request from the picture's note, where nothing is left out.
+    request from the picture's note, where nothing is left out. Raises SpecError for a description that `describe` did not make.
     """
     asked = describe(request) if isinstance(request, Spec) else dict(request)
+    _described(asked)
     number = note.index if note is not None else 0
     task, sampler, grid, mix = (asked.get(part) or {} for part in ("task", "sampler", "grid", "mix"))
     prompts = asked.get("prompt") or [""]
     scale = 1 if mix.get("kind") == "none" else mix.get("scale")
     kind = task.get("kind") if task.get("kind") != "text" else None
-    varied = kind == "vary" and task.get("of", {}).get("kind") == "text" and task.get("number") is None
+    varied = kind == "vary" and task.get("of") == {"kind": "text"} and task.get("number") is None
     plain = mix.get("kind") in ("cfg", "none", None) and not isinstance(scale, Mapping)
     interval = list(mix.get("interval") or ())
     said: dict[str, Any] = {
@@ -272,7 +275,7 @@ def of(request: Spec | Mapping[str, Any], note: Noted | None = None) -> Infotext
         "Guidance": None if plain else mix.get("kind"),
         "CFG rescale": mix.get("rescale") or None,
         "CFG interval": None if interval in ([], [0, 1]) else " to ".join(map(_told, interval)),
-        "Bends": ", ".join(bend["kind"] for bend in asked.get("bends") or ()),
+        "Bends": ", ".join(str(bend.get("kind")) for bend in asked.get("bends") or ()),
         "Task": None if varied else kind,
     }
     for spec, names in ((sampler, _SAMPLER_FIELDS), (grid, _GRID_FIELDS)):
@@ -282,7 +285,7 @@ def of(request: Spec | Mapping[str, Any], note: Noted | None = None) -> Infotext
     said["Version"] = f"safelight {note.versions.get('safelight', '')}".strip() if note is not None else "safelight"
     settings = {name: _told(value) for name, value in said.items() if value not in (None, "")}
     return Infotext(
-        str(prompts[min(number // asked.get("count", 1), len(prompts) - 1)]), str(asked.get("negative", "")), settings
+        str(prompts[min(number // (asked.get("count") or 1), len(prompts) - 1)]), str(asked.get("negative", "")), settings
     )
 
 
@@ -312,6 +315,17 @@ _PLAIN: dict[Any, Any] = {
     "rho": 7.0,
     "start": 1.0,
 }
+
+
+def _described(asked: Mapping[str, Any]) -> None:
+    """Raises SpecError where a part is no description: in a hand-written note it may be a name alone, which other readers take."""
+    parts: list[tuple[str, Any, Any]] = [(name, asked.get(name), Mapping) for name in ("task", "sampler", "grid", "mix")]
+    parts += [(name, asked.get(name), int) for name in ("count", "index")]
+    parts += [(name, asked.get(name), list | tuple) for name in ("prompt", "bends")]
+    parts += [("bends", bend, Mapping) for bend in (asked.get("bends") or () if isinstance(asked.get("bends"), list) else ())]
+    for name, value, shape in parts:
+        if value is not None and not isinstance(value, shape):
+            raise SpecError(f"request.{name}: not as a picture's note holds it (given: {str(value)[:60]!r})")
 
 
 def _theirs(kind: str | None, table: tuple[Names, ...]) -> str | None:
@@ -361,6 +375,8 @@ _ADAPTER = re.compile(r"<(?:lora|lyco|hypernet):[^>\n]*>")
 _SCHEDULED = re.compile(r"(?<!\\)\[[^\[\]]*(?::[\d.]+|\|[^\[\]]*)\]")
 # How far a model is sent beyond the pictures it has seen before its own size is taken instead: in pixels, as a ratio.
 _FARTHEST = 4
+# What a request takes (task/base.py, guide/strength.py, which load torch).
+_MOST_STEPS, _MOST_SCALE = 100_000, 1_000_000
 
 
 def to_request(info: Infotext, model: Model, source: str | None = None) -> tuple[dict[str, Any], list[str]]:
@@ -387,7 +403,7 @@ class _Reader:
     def read(self) -> None:
         self.emphasis()
         self.given |= {"prompt": [self.words(self.info.prompt)], "negative": self.words(self.info.negative, "negative prompt")}
-        self.whole("Steps", "steps", least=1)
+        self.whole("Steps", "steps", least=1, most=_MOST_STEPS)
         self.sampler()
         self.guidance()
         self.seed()
@@ -404,13 +420,14 @@ class _Reader:
         """One line about one setting."""
         self.reports.append(f"{name}: {' '.join(value.split())[:60]} is not followed: {why}")
 
-    def whole(self, name: str, field: str, least: int | None = None) -> None:
+    def whole(self, name: str, field: str, least: float = -math.inf, most: float = math.inf) -> None:
         """Take an integer setting over as a field."""
         value = self.number(name)
         if value is None:
             return
-        if value != int(value) or (least is not None and value < least):
-            self.say(name, _told(value), f"it must be a whole number{'' if least is None else f' from {least}'}")
+        if value != int(value) or not least <= value <= most:
+            ends = ("" if least == -math.inf else f" from {least}") + ("" if most == math.inf else f" to {most}")
+            self.say(name, _told(value), f"it must be a whole number{ends}")
         else:
             self.given[field] = int(value)
 
@@ -476,18 +493,26 @@ class _Reader:
 
     def fields(self, spec: dict[str, Any], names: Mapping[str, Callable[[str], str]]) -> dict[str, Any]:
         """A part with those of its fields that the text sets."""
-        from safelight.spec import kinds
+        from safelight.spec import kinds, parse
 
         family = "sampler" if names is _SAMPLER_FIELDS else "grid"
         for field in kinds(family)[spec["kind"]].model_fields:
             name = names[field](spec["kind"]) if field in names else ""
             if name == "Variance" and name in self.left:
-                spec[field] = self.left.pop(name)
-            elif name in self.left:
+                value: Any = self.left.pop(name)
+            else:
                 value = self.number(name)
                 # A1111 writes a schedule's 0 for "as the model has it".
-                if value is not None and (self.native or value or not name.startswith("Schedule")):
-                    spec[field] = value
+                if not value and name.startswith("Schedule") and not self.native:
+                    value = None
+            if value is None:
+                continue
+            try:
+                parse(spec | {field: value}, family)
+            except SpecError as error:
+                self.say(name, _told(value), str(error).partition(": ")[2])
+            else:
+                spec[field] = value
         return spec
 
     def guidance(self) -> None:
@@ -503,8 +528,8 @@ class _Reader:
             if scale != 1:
                 self.say("CFG scale", _told(scale), "the model knows no prompts, so there is nothing to guide by")
             self.given["mix"] = {"kind": "none"}
-        elif scale < 0:
-            self.say("CFG scale", _told(scale), "it must not be negative")
+        elif not 0 <= scale <= _MOST_SCALE:
+            self.say("CFG scale", _told(scale), f"it must lie in 0..{_MOST_SCALE:,}")
         else:
             beside = self.beside() if self.native else {}
             self.given["mix"] = {"kind": "none"} if scale == 1 else {"kind": "cfg", "scale": scale, **beside}
@@ -526,7 +551,7 @@ class _Reader:
 
     def seed(self) -> None:
         self.whole("Seed", "seed")
-        self.whole("Seed index", "index", least=0)
+        self.whole("Seed index", "index", least=0, most=2**32 - 1)
         if "seed" in self.given and not self.native:
             self.reports.append(
                 f"Seed: {self.given['seed']} is taken as a number, but draws other noise here than there: another picture comes out"

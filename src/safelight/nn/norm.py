@@ -73,7 +73,7 @@ class RMSNorm(nn.Module):
             space = (1,) * (x.ndim - 2)
             gain = (gain * (1 + scale)).unflatten(0, (-1, *space))  # (B or 1, 1.., C)
             shift = shift.unflatten(0, (-1, *space))  # (B or 1, 1.., C)
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        if x.device.type == "cpu" and x.dtype != torch.float16 and not torch.compiler.is_compiling():  # whose squares overflow
             y, _ = _RMS.apply(y, gain, shift, self.EPS)  # (B, *space, C)
         else:
             y = F.rms_norm(y, y.shape[-1:], eps=self.EPS) * gain  # (B, *space, C)

@@ -16,7 +16,8 @@ def positions(space: Sequence[int], width: int, like: Tensor, spacing: float = 1
     axis. Numbers that do not divide evenly stay 0. In the dtype and on the device of `like`.
     """
     n = width // (2 * len(space))
-    freq = torch.exp(torch.arange(n, device=like.device, dtype=torch.float32) * (-9.210340371976184 / n))  # (n,), ln 10000
+    rate = -9.210340371976184 / max(n, 1)  # -ln 10000 / n
+    freq = torch.exp(torch.arange(n, device=like.device, dtype=torch.float32) * rate)  # (n,)
     shares = []
     for axis, size in reversed(list(enumerate(space))):
         phase = torch.arange(size, device=like.device, dtype=torch.float32)[:, None] * spacing * freq  # (size, n)

@@ -22,6 +22,7 @@ from safelight.nn.attention import (
     LinearAttentionSpec,
     NoAttention,
     SpatialTransformer,
+    TransformerSpec,
     Words,
 )
 from safelight.nn.blocks import (
@@ -223,6 +224,8 @@ class UNetSpec(NetworkSpec, kind="unet"):
             raise ValueError(
                 "tail_skip needs tail, and skips of at most depth: else the first convolution's output is taken already"
             )
+        if self.context and not any(isinstance(a, TransformerSpec) for a in (*self.attention, self.middle)):
+            raise ValueError(f"context is {self.context}, but no attention reads it: make one a 'transformer', or context 0")
         for name in ("stem_kernel", "head_kernel"):
             if getattr(self, name) % 2 == 0:
                 raise ValueError(f"{name} must be odd")

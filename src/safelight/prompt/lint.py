@@ -25,9 +25,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from safelight.prompt.rules import RULES, Case, Finding
+from safelight.prompt.rules.length import length
 from safelight.prompt.text import Edit, Text, apply, words
 
 LONGEST: Final = 1024
+_MOST = 4 * LONGEST  # beyond, the rules would take seconds and more
 _ROUNDS = 40  # a fix can uncover another finding; no prompt that was seen took more than 6
 
 
@@ -66,6 +68,7 @@ def check(
 ) -> Findings:
     """What could be said better.
 
+    Of texts of more than 4,096 signs together only their length is said: the rules look at every pair of items.
     film: the prompt is a film's, whose camera moves. vocabulary: the words (or phrases) that a model knows; None asks nothing.
     emphasis: the mode in which brackets are read. Raises SpecError for an unknown one.
     """
@@ -79,7 +82,8 @@ def check(
             texts.append(Text(raw, field, "none" if emphasis == "compel" else emphasis))
             refused.append(Finding("syntax", field, (0, len(raw)), str(error).removeprefix("prompt: ")))
     case = Case(texts[0], texts[1], film, known, max_length)
-    found = [*refused, *(finding for rule in RULES for finding in rule(case))]
+    rules = RULES if len(prompt) + len(negative) <= _MOST else (length,)
+    found = [*refused, *(finding for rule in rules for finding in rule(case))]
     found.sort(key=lambda f: (f.field != "prompt", f.where))
     return Findings(prompt, negative, tuple(found), film, known, max_length, emphasis)
 

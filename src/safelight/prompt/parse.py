@@ -27,9 +27,9 @@ MODES: Final = ("a1111", "comfy", "compel", "none")
 ROUND: Final = 1.1  # a pair of round brackets, or a plus
 SQUARE: Final = 1 / 1.1  # a pair of square ones
 MINUS: Final = 0.9
-DEEPEST: Final = 100  # compel's brackets beyond are text: its grammar is recursive
+DEEPEST: Final = 100  # brackets in one another, and signs in a row; those beyond are text, and signs beyond weigh nothing more
 
-_BREAK = re.compile(r"\s*\bBREAK\b\s*")
+_BREAK = re.compile(r"\bBREAK\b")
 
 
 class Segment(NamedTuple):
@@ -87,10 +87,17 @@ def marks(prompt: str, mode: str = "a1111") -> Marks:
         _refuse(f"emphasis: no mode '{mode}' (modes: {', '.join(MODES)})")
     weights, borders, breaks = _READERS[mode](prompt)
     if mode != "none":
+        done = 0
         for match in _BREAK.finditer(prompt):
-            word = prompt.index("BREAK", match.start())
-            if all(w is not None for w in weights[word : word + 5]):
-                breaks.append(match.span())
+            start, stop = match.span()
+            if any(w is None for w in weights[start:stop]):
+                continue
+            while start > done and prompt[start - 1].isspace():
+                start -= 1
+            while stop < len(prompt) and prompt[stop].isspace():
+                stop += 1
+            breaks.append((start, stop))
+            done = stop
     for start, stop in breaks:
         weights[start:stop] = [None] * (stop - start)
     return Marks(weights, frozenset(borders), sorted(breaks))
@@ -111,6 +118,7 @@ def _a1111(prompt: str) -> _Read:
     weights: list[float | None] = [None] * len(prompt)
     open_round: list[int] = []
     open_square: list[int] = []
+    beyond = {"(": 0, "[": 0}  # brackets that are open as text
 
     def multiply(start: int, stop: int, factor: float) -> None:
         weights[start:stop] = [None if w is None else w * factor for w in weights[start:stop]]
@@ -120,6 +128,12 @@ def _a1111(prompt: str) -> _Read:
         factor = _number(match[1]) if match[1] is not None else None
         if token[0] == "\\":
             weights[i + 1 : j] = [1.0] * (j - i - 1)
+        elif token in "([" and len(open_round) + len(open_square) >= DEEPEST:
+            beyond[token] += 1
+            weights[i] = 1.0
+        elif token[-1] in ")]" and beyond[other := "(" if token[-1] == ")" else "["]:
+            beyond[other] -= 1
+            weights[i:j] = [1.0] * (j - i)
         elif token == "(":
             open_round.append(i)
         elif token == "[":
@@ -150,12 +164,12 @@ def _comfy(prompt: str) -> _Read:
     for match in re.finditer(r"\\[()]", prompt):
         signs[match.start() : match.end()] = ["\\", " "]  # the sign is no bracket any more, and its backslash is gone
     escapes = {match.start() for match in re.finditer(r"\\[()]", prompt)}
-    todo = [(0, len(prompt), 1.0)]
+    todo = [(0, len(prompt), 1.0, 0)]
     while todo:
-        low, high, weight = todo.pop()
+        low, high, weight, depth = todo.pop()
         for start, stop in _outermost(signs, low, high):
             borders.add(start)
-            if stop - start < 2 or signs[start] != "(" or signs[stop - 1] != ")":
+            if depth == DEEPEST or stop - start < 2 or signs[start] != "(" or signs[stop - 1] != ")":
                 weights[start:stop] = [None if i in escapes else weight for i in range(start, stop)]
                 continue
             inner, end, factor = start + 1, stop - 1, weight * ROUND
@@ -164,7 +178,7 @@ def _comfy(prompt: str) -> _Read:
             number = _number(prompt[colon + 1 : end]) if colon > inner else None
             if number is not None:
                 end, factor = colon, number
-            todo.append((inner, end, factor))
+            todo.append((inner, end, factor, depth + 1))
     return weights, borders, []
 
 
@@ -295,7 +309,7 @@ class _Compel:
                 return None, i
         assert found is not None
         if text[0] in "+-":
-            return (ROUND if text[0] == "+" else MINUS) ** len(text), found.end()
+            return (ROUND if text[0] == "+" else MINUS) ** min(len(text), DEEPEST), found.end()
         number = _number(text)
         return (None, i) if number is None else (number, found.end())
 

@@ -20,6 +20,9 @@ from safelight.process import Level
 from safelight.sample import Draws, Sampler
 from safelight.spec import Spec, SpecError, parse
 
+# The steps of a run and the pictures of a prompt: a file's description may ask for more than any memory holds.
+LONGEST, MOST = 100_000, 1_000_000
+
 
 class Start(NamedTuple):
     """One stage of a run: x at the first of `levels`, the conditions by branch name, and how they are mixed and bent.
@@ -181,10 +184,10 @@ class Request(Spec, family="request", kind="request"):
     prompt: tuple[str, ...] = ("",)
     negative: str = ""
     emphasis: Literal["a1111", "comfy", "compel", "none"] = "a1111"
-    count: int = Field(1, ge=1)
+    count: int = Field(1, ge=1, le=MOST)
     seed: int = 0
     index: int = Field(0, ge=0)
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1, le=LONGEST)
     sampler: Sampler | None = None
     grid: Grid | None = None
     mix: Mix | None = None
@@ -202,6 +205,13 @@ class Request(Spec, family="request", kind="request"):
     def _some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
             raise ValueError("at least one prompt is needed ('' for none)")
+        return value
+
+    @field_validator("size")
+    @classmethod
+    def _somewhere(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and min(value) < 1:
+            raise ValueError("(height, width) in pixels, both at least 1")
         return value
 
     @property
@@ -225,7 +235,7 @@ class Request(Spec, family="request", kind="request"):
 class Resolved(Request):
     """A request in which nothing is left open: what a trace records and a replay needs."""
 
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, le=LONGEST)
     sampler: Sampler
     grid: Grid
     mix: Mix

@@ -125,11 +125,11 @@ class Joint(nn.Module):
 def recall(images: Tensor, texts: Tensor, k: int = 1) -> tuple[float, float]:
     """R@k of N pairs of embeddings (N, D): how often a picture's own text is among its k nearest, and a text's own picture.
 
-    Ties count against: a collapsed space has recall near 0, not 1.
+    Ties count against, and so does what is not a number: a collapsed space or a diverged model has recall near 0, not 1.
     """
     s = images @ texts.T
     own = s.diagonal()
-    return tuple(((s >= own.unsqueeze(d)).sum(d) <= k).double().mean().item() for d in (1, 0))  # type: ignore[return-value]
+    return tuple(((~(s < own.unsqueeze(d))).sum(d) <= k).double().mean().item() for d in (1, 0))  # type: ignore[return-value]
 
 
 def save(

@@ -110,7 +110,12 @@ class Tokenizer:
         self._seen: dict[str, tuple[int, ...]] = {}
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, without `begin` and `end`. Of any length; nothing is dropped."""
+        """The ids of a text, without `begin` and `end`. Of any length; nothing is dropped.
+
+        Raises SpecError for half of a character (a lone surrogate, as undecodable bytes of a command line arrive), which has no bytes.
+        """
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            raise SpecError("prompt: it holds half of a character (a lone surrogate), which is no text: write it in UTF-8")
         return [i for word in words(clean(text)) for i in self._word(word)]
 
     def decode(self, ids: Iterable[int]) -> str:
