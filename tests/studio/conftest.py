@@ -35,6 +35,14 @@ expect.set_options(timeout=30_000)
 REQUEST = {"prompt": ["a red apple on a blue background"], "seed": 7, "steps": 8, "count": 2}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A browser, a server and a worker each: minutes in all, so they run with the slow tests."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.slow)
+
+
 class Studio:
     """A server of its own data folder, that can be killed and started again at the same address."""
 

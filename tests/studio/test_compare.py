@@ -47,7 +47,11 @@ def test_axes_are_found_in_the_runs_themselves(page: Page, studio: Studio) -> No
     page.goto("/compare")
     kinds = ("ddim", "heun")
     runs = [
-        {"id": f"{k}{s}", "model": "m", "request": {"seed": s, "sampler": {"kind": k, **({"eta": 0} if k == "ddim" else {})}, "mix": {"scale": 2}}}
+        {
+            "id": f"{k}{s}",
+            "model": "m",
+            "request": {"seed": s, "sampler": {"kind": k, **({"eta": 0} if k == "ddim" else {})}, "mix": {"scale": 2}},
+        }
         for k in kinds
         for s in (4, 5, 6)
     ]
@@ -58,6 +62,7 @@ def test_axes_are_found_in_the_runs_themselves(page: Page, studio: Studio) -> No
     ]
 
 
+@pytest.mark.slow
 def test_a_grid_from_cost_to_pair(page: Page, studio: Studio, made: dict[str, Any], tmp_path: Any) -> None:
     page.goto(f"/compare?run={made['id']}&axes={_AXES}")
     expect(page.locator(".form [role=status]")).to_contain_text("4 pictures, 32 steps", timeout=30_000)
@@ -96,8 +101,9 @@ def test_a_grid_from_cost_to_pair(page: Page, studio: Studio, made: dict[str, An
         page.get_by_role("button", name="CSV").click()
     got.value.save_as(tmp_path / "cells.csv")
     rows = list(csv.DictReader((tmp_path / "cells.csv").open(newline="")))
-    assert [(r["mix.scale"], r["seed"], r["id"]) for r in rows] == [(g, s, run["id"]) for (g, s), run in zip(
-        [("1", "0"), ("1", "1"), ("4", "0"), ("4", "1")], runs, strict=True)]
+    assert [(r["mix.scale"], r["seed"], r["id"]) for r in rows] == [
+        (g, s, run["id"]) for (g, s), run in zip([("1", "0"), ("1", "1"), ("4", "0"), ("4", "1")], runs, strict=True)
+    ]
     page.get_by_label("Sort").select_option("grid")
     page.get_by_label("Step of every cell").fill("7")
     with page.expect_download() as got:
@@ -117,7 +123,9 @@ def test_a_grid_from_cost_to_pair(page: Page, studio: Studio, made: dict[str, An
 
 def test_scrubbing_many_cells_stays_within_a_frame(page: Page, studio: Studio, made: dict[str, Any]) -> None:
     """One move of the slider over 24 cells takes less than 16 ms of the page's own time."""
-    others = [made["id"]] * 1 + [r["id"] for r in studio.call("GET", "/v1/runs?state=done&limit=24")["runs"] if r["id"] != made["id"]]
+    others = [made["id"]] * 1 + [
+        r["id"] for r in studio.call("GET", "/v1/runs?state=done&limit=24")["runs"] if r["id"] != made["id"]
+    ]
     page.goto(f"/compare?runs={','.join(others)}")
     expect(page.locator(".cell").first).to_be_visible()
     page.wait_for_timeout(1500)

@@ -122,6 +122,7 @@ def test_strength_says_where_the_run_begins(page: Page, studio: Studio) -> None:
             assert page.evaluate(ask, [whole.tolist(), strength]) == ran, (grid, strength)
 
 
+@pytest.mark.slow
 def test_inpaint_by_brush_then_keep_then_outpaint(page: Page, studio: Studio, made: dict[str, Any]) -> None:
     _opened(page, made)
     assert "No mask" in _said(page)

@@ -62,7 +62,9 @@ def test_dial_decode_and_fork(page: Page, studio: Studio, made: dict[str, Any]) 
     page.get_by_role("button", name="Decode it").click()
     expect(page.get_by_alt_text("The belief at guidance 6")).to_be_visible()
     page.get_by_role("button", name="the words' doing").click()
-    expect(page.locator(".channels canvas")).to_have_count(studio.call("GET", f"/v1/runs/{made['id']}/explain")["decode"]["shape"][0])
+    expect(page.locator(".channels canvas")).to_have_count(
+        studio.call("GET", f"/v1/runs/{made['id']}/explain")["decode"]["shape"][0]
+    )
     page.get_by_role("button", name="Run from here with 6.0").click()
     page.wait_for_url("**/run/*")
     forked = studio.wait(page.url.split("/run/")[1].split("?")[0])
@@ -146,6 +148,7 @@ def test_two_prompts_one_noise(page: Page, studio: Studio, made: dict[str, Any])
     assert [t.replace("</w>", "").strip() for t in marked.all_inner_texts()] == ["apple", "umbrella"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme,width", [("light", 1280), ("dark", 390)])
 def test_accessible(page: Page, made: dict[str, Any], clean: Callable[[Page], None], scheme: Any, width: int) -> None:
     page.emulate_media(color_scheme=scheme)

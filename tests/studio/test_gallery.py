@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,10 +16,10 @@ from tests.studio.conftest import Studio
 
 
 @pytest.fixture(scope="module")
-def three(studio: Studio) -> Iterator[list[dict[str, Any]]]:
+def three(studio: Studio) -> list[dict[str, Any]]:
     """Three finished runs of one word that no other test uses, the newest first."""
     runs = [studio.make(prompt=["a green cactus"], seed=s, steps=3, count=1) for s in (31, 32, 33)]
-    yield [studio.wait(r["id"]) for r in reversed(runs)]
+    return [studio.wait(r["id"]) for r in reversed(runs)]
 
 
 def _cards(page: Page, ids: list[str]) -> None:
@@ -142,14 +142,19 @@ def test_import_and_restore(page: Page, studio: Studio, three: list[dict[str, An
     out = io.BytesIO()
     Image.new("RGB", (32, 24), "teal").save(out, "PNG")
     page.goto("/gallery?kind=import")
-    page.locator("input[type=file]").first.set_input_files({"name": "teal.png", "mimeType": "image/png", "buffer": out.getvalue()})
+    page.locator("input[type=file]").first.set_input_files(
+        {"name": "teal.png", "mimeType": "image/png", "buffer": out.getvalue()}
+    )
     expect(page.locator(".run-card")).to_have_count(1)
     assert studio.call("GET", "/v1/runs?kind=import")["runs"][0]["pictures"][0]["width"] == 32
     ours = base64.b64encode(studio.raw(three[1]["pictures"][0]["url"])).decode()
     page.evaluate(
-        """async (text) => { const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0)), data = new DataTransfer();
-        data.items.add(new File([bytes], "ours.png", { type: "image/png" }));
-        for (const type of ["dragenter", "dragover", "drop"]) document.body.dispatchEvent(new DragEvent(type, { dataTransfer: data, bubbles: true, cancelable: true })) }""",
+        """async (text) => {
+          const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0)), data = new DataTransfer();
+          data.items.add(new File([bytes], "ours.png", { type: "image/png" }));
+          const more = { dataTransfer: data, bubbles: true, cancelable: true };
+          for (const type of ["dragenter", "dragover", "drop"]) document.body.dispatchEvent(new DragEvent(type, more));
+        }""",
         ours,
     )
     page.get_by_role("button", name="Restore").click()

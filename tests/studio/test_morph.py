@@ -19,7 +19,10 @@ _ENDS = '[{"prompt":"a red apple","seed":1},{"prompt":"a blue star","seed":2}]'
 def test_what_a_segment_does_not_move_is_carried_on(page: Page, studio: Studio) -> None:
     page.goto("/morph")
     ends = [{"prompt": p, "seed": s} for p, s in (("a", 1), ("b", 2), ("c", 3))]
-    ask = """async ([e, p, l]) => (await import("/studio/js/morph.js")).segments(e, p, l).map((s) => s.task.ends.map((x) => [x.prompt, x.seed]))"""
+    ask = """async ([e, p, l]) => {
+      const { segments } = await import("/studio/js/morph.js");
+      return segments(e, p, l).map((s) => s.task.ends.map((x) => [x.prompt, x.seed]));
+    }"""
     modes = [{"mode": "noise"}, {"mode": "words"}, {"mode": "both"}]
     found = page.evaluate(ask, [ends, modes, True])
     assert found == [[["a", 1], ["a", 2]], [["a", 2], ["c", 2]], [["c", 2], ["a", 1]]]
@@ -45,7 +48,10 @@ def test_an_animated_png_holds_every_frame_to_the_byte(page: Page, studio: Studi
         out = io.BytesIO()
         Image.fromarray(one).save(out, "PNG")
         files.append(list(out.getvalue()))
-    ask = """async (f) => { const { apng } = await import("/studio/js/maths.js"); return [...new Uint8Array(await apng(f.map((x) => Uint8Array.from(x)), 83).arrayBuffer())] }"""
+    ask = """async (files) => {
+      const { apng } = await import("/studio/js/maths.js"), film = apng(files.map((f) => Uint8Array.from(f)), 83);
+      return [...new Uint8Array(await film.arrayBuffer())];
+    }"""
     film = Image.open(io.BytesIO(bytes(page.evaluate(ask, files))))
     assert film.n_frames == 3 and film.info["loop"] == 0
     for i, one in enumerate(draws):

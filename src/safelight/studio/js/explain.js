@@ -24,7 +24,12 @@ export function screen({ id, query }) {
     server.list({ state: "done", limit: 1 }).then((p) => p.runs[0] && setAsked(p.runs[0].id), fail);
   }, [asked]);
   const run = useRun(asked);
-  useEffect(() => { if (run) hold(run, picture); }, [run?.id, picture]);
+  useEffect(() => {
+    if (!run) return;
+    hold(run, picture);
+    // Holding another run starts at its newest step; the address may say otherwise.
+    if (query.step !== undefined) setStep(+query.step);
+  }, [run?.id, picture]);
   if (!run) return html`<section class="screen mine narrow"><h1>Explain</h1><p class="dim">Choose the run that is to be explained.</p><${Picker} label="Runs" filter=${(r) => r.steps_done} onPick=${(r) => go(`/explain/${r.id}`)} /></section>`;
   return html`<${Page} key=${run.id} ...${{ run, picture, mode, stop }} />`;
 }

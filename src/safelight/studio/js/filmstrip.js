@@ -52,7 +52,7 @@ class Reel {
   }
   /* Fetch the sheet of a run that is not being made (again, when it has more steps than before). */
   want(run) {
-    if (!run || run.state === "running" || run.state === "queued" || !(run.steps_done || run.pictures?.length) || this.done === run.steps_done) return this.ready;
+    if (!run || run.kind === "import" || run.state === "running" || run.state === "queued" || !(run.steps_done || run.pictures?.length) || this.done === run.steps_done) return this.ready;
     this.done = run.steps_done;
     if (this.sheet) delete sheets[this.id];
     this.ready = this.fetch().catch((error) => { this.error = error; this.tell(); });

@@ -112,7 +112,7 @@ function Card({ r, chosen, choosing, onChoose, onTree }) {
   const leave = () => { clearTimeout(waits.current); setPlaying(false); };
   return html`<li class=${`run-card ${chosen ? "chosen" : ""} ${r.state}`} onMouseEnter=${enter} onMouseLeave=${leave}>
     <a href=${`/run/${r.id}`} onFocus=${enter} onBlur=${leave} aria-label=${`${r.prompt || r.title || "Untitled"}, ${r.kind}${r.state === "done" ? "" : `, ${r.state}`}`}
-      onClick=${(e) => { if (e.shiftKey || (choosing && !e.metaKey && !e.ctrlKey)) { e.preventDefault(); e.stopPropagation(); onChoose(e.shiftKey); } }}>${playing && (r.steps_done || r.steps) && r.state !== "queued" ? html`<${Film} run=${r} />` : html`<${Shot} run=${r} alt="" />`}</a>
+      onClick=${(e) => { if (e.shiftKey || (choosing && !e.metaKey && !e.ctrlKey)) { e.preventDefault(); e.stopPropagation(); onChoose(e.shiftKey); } }}>${playing && r.kind !== "import" && (r.steps_done || r.steps) && r.state !== "queued" ? html`<${Film} run=${r} />` : html`<${Shot} run=${r} alt="" />`}</a>
     <div class="corner"><input type="checkbox" aria-label=${`Choose ${r.prompt || r.id}`} checked=${chosen} onClick=${(e) => onChoose(e.shiftKey)} />
       <span><button aria-label=${`Where ${r.prompt || r.id} comes from`} title="Where it comes from" onClick=${onTree}><${Icon} name="fork" /></button>
       <button aria-label=${`Star ${r.prompt || r.id}`} aria-pressed=${!!r.star} onClick=${() => call.patch(`/v1/runs/${r.id}`, { star: !r.star })}>${r.star ? "★" : "☆"}</button></span></div>

@@ -70,12 +70,12 @@ export const Choice = ({ label, items, value, onPick }) => html`<${Segments} lab
 export const Copy = ({ text, children }) => html`<button type="button" class="ghost" onClick=${() => copy(text(), "Command")}>${children}</button>`;
 
 export function Slide({ label, value, min, max, step = 1, onInput, onChange, text }) {
-  return html`<label class="slide"><span>${label}</span><input type="range" min=${min} max=${max} step=${step} value=${value} aria-valuetext=${text} style=${`--at:${100 * (value - min) / (max - min || 1)}%`}
+  return html`<label class="slide"><span>${label}</span><input type="range" min=${min} max=${max} step=${step} value=${value} aria-label=${label} aria-valuetext=${text} style=${`--at:${100 * (value - min) / (max - min || 1)}%`}
     onInput=${(e) => onInput(+e.target.value)} onChange=${(e) => onChange?.(+e.target.value)} /><output>${text}</output></label>`;
 }
 
 export function Scrub({ label, n, value, onInput, marks }) {
-  return html`<label class="scrub"><span>${label}</span><span class="track"><input type="range" min="0" max=${n - 1} value=${value} disabled=${n < 2} aria-valuetext=${`${value + 1} of ${n}`} style=${`--at:${n > 1 ? 100 * value / (n - 1) : 0}%`} onInput=${(e) => onInput(+e.target.value)} />
+  return html`<label class="scrub"><span>${label}</span><span class="track"><input type="range" min="0" max=${n - 1} value=${value} disabled=${n < 2} aria-label=${label} aria-valuetext=${`${value + 1} of ${n}`} style=${`--at:${n > 1 ? 100 * value / (n - 1) : 0}%`} onInput=${(e) => onInput(+e.target.value)} />
     ${marks && html`<span class="marks" aria-hidden="true">${marks.map((on) => html`<i class=${on ? "on" : ""}></i>`)}</span>`}</span><output>${value + 1}/${n}</output></label>`;
 }
 
