@@ -127,7 +127,7 @@ def test_drawer_is_made_of_the_registry_and_makes_the_request(page: Page, studio
 def test_picture_develops_live_then_stops_and_resumes_to_the_same(page: Page, studio: Studio) -> None:
     """Every step is shown as it is made; a stopped run keeps what it has and goes on to the picture of an uninterrupted one."""
     open_(page)
-    fill(page, steps=16)
+    fill(page, steps=1000)
     page.fill("#prompt", "a green tree")
     page.evaluate(
         """() => { window.seen = new Set(); new MutationObserver(() => { const c = document.querySelector('.view .stage canvas');
@@ -135,15 +135,15 @@ def test_picture_develops_live_then_stops_and_resumes_to_the_same(page: Page, st
     )
     page.get_by_role("button", name="Generate").click()
     until(page, "window.seen.size >= 4")
-    expect(page.locator(".view [aria-live=polite]")).to_contain_text(re.compile(r"step \d+ of 16, sigma [\d.]+"))
+    expect(page.locator(".view [aria-live=polite]")).to_contain_text(re.compile(r"step \d+ of 1000, sigma [\d.]+"))
     page.locator(".go").get_by_role("button", name="Stop").click()
     resume = page.get_by_role("button", name="Resume", exact=True)
     expect(resume).to_be_visible()
     run = studio.call("GET", "/v1/runs?limit=1")["runs"][0]
-    assert run["state"] == "stopped" and 0 < run["steps_done"] < 16
+    assert run["state"] == "stopped" and 0 < run["steps_done"] < 1000
     resume.click()
     page.wait_for_selector(".stage img.shot")
-    again = studio.wait(studio.make(prompt=["a green tree"], seed=3, steps=16, count=1)["id"])
+    again = studio.wait(studio.make(prompt=["a green tree"], seed=3, steps=1000, count=1)["id"])
     assert studio.wait(run["id"])["pictures"][0]["seal"] == again["pictures"][0]["seal"]
     assert len(page.evaluate("[...window.seen]")) >= 12
 

@@ -152,7 +152,7 @@ def test_reload_restart_and_a_new_tab_lose_nothing(browser: Browser, studio: Stu
     page = context.new_page()
     page.goto("/create")
     page.fill("#prompt", "a green tree")
-    page.evaluate("import('/studio/js/store.js').then((s) => s.fill('form', s.FORM, { steps: 40, seed: 5, locked: true }))")
+    page.evaluate("import('/studio/js/store.js').then((s) => s.fill('form', s.FORM, { steps: 400, seed: 5, locked: true }))")
     page.get_by_role("button", name="Generate").click()
     page.wait_for_selector(".stage canvas[data-step]")
     page.get_by_role("button", name="Queue another").click()

@@ -64,7 +64,7 @@ function Models() {
     return html`<article key=${m.name} class="card model"><div class="row between"><h2>${m.title ?? m.name}</h2>${(m.loaded || m.loading) && html`<span class="chip">${m.loading ? "loading" : `in memory, ${size(m.memory)}`}</span>`}</div>
       <p class="small quiet">${[m.size && `${m.size[1]} × ${m.size[0]}`, m.bytes && size(m.bytes), m.licence].filter(Boolean).join(", ")}</p>
       <p class="small">${own ? `${own.steps} steps, ${own.sampler?.kind ?? own.sampler}, guidance ${own.mix?.scale ?? own.mix?.kind}` : ""}</p>
-      ${m.adapters?.length > 0 && html`<div class="field"><label for=${"adapter" + m.name}>Adapter</label><select id=${"adapter" + m.name} onChange=${(e) => change({ ...form, model: e.target.value || m.name })}><option value="">none</option>${m.adapters.map((a) => html`<option>${a}</option>`)}</select></div>`}
+      ${m.adapters?.length > 0 && html`<div class="field"><label for=${"adapter" + m.name}>Adapter</label><select id=${"adapter" + m.name} onChange=${(e) => change({ ...form, model: e.target.value || m.name })}><option value="">none</option>${m.adapters.map((a) => html`<option value=${a}>${a}</option>`)}</select></div>`}
       <div class="row wrap"><button aria-pressed=${modelOf(form.model)?.name === m.name} onClick=${() => { change({ ...form, model: m.name }); say(`${m.name} is used from now on`); }}>Use</button>
         <button disabled=${busy === m.name} onClick=${() => act(m, m.loaded ? "unload" : "load")}>${m.loaded ? "Unload" : "Load"}</button>
         <button onClick=${async () => { const made = await attempt(runs.make({ model: m.name, request: { prompt: [""], seed: 1 }, record: "preview", title: "benchmark" })); if (made) hold(made); }}>Benchmark</button>

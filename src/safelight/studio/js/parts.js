@@ -96,7 +96,7 @@ function Field({ name, about, value, onChange }) {
   const id = useId();
   const label = about.title ?? name.replaceAll("_", " ");
   const kind = [about, ...(about.anyOf ?? [])].find((s) => ["number", "integer", "boolean", "string"].includes(s.type) || s.enum);
-  if (kind?.enum) return html`<div class="field"><label for=${id}>${label}</label><select id=${id} value=${value} onChange=${(e) => onChange(e.target.value)}>${kind.enum.map((v) => html`<option>${v}</option>`)}</select></div>`;
+  if (kind?.enum) return html`<div class="field"><label for=${id}>${label}</label><select id=${id} value=${value} onChange=${(e) => onChange(e.target.value)}>${kind.enum.map((v) => html`<option value=${v}>${v}</option>`)}</select></div>`;
   if (kind?.type === "boolean") return html`<label class="check"><input type="checkbox" checked=${value} onChange=${(e) => onChange(e.target.checked)} /> ${label}</label>`;
   const plain = kind && kind.type !== "string" && (typeof value === "number" || value === null || value === undefined);
   if (plain && kind.minimum !== undefined && kind.maximum !== undefined) return html`<${Slider} label=${label} value=${value ?? kind.minimum} min=${kind.minimum} max=${kind.maximum} step=${kind.type === "integer" ? 1 : (kind.maximum - kind.minimum) / 100} onChange=${onChange} onInput=${onChange} />`;
