@@ -2,13 +2,14 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint bench data docs
+.PHONY: help run studio test test-all lint bench data docs
 
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 CORE := $(VENV)/.safelight-core
 DEV := $(VENV)/.safelight-dev
+BROWSER := $(VENV)/.safelight-browser
 OUT ?= out/first-light
 PROMPT ?= three red apples on a blue background
 # Two workers with one thread each: the tests' results do not depend on how many cores there are.
@@ -21,10 +22,13 @@ help: ## what can be made
 run: $(CORE) ## a picture of words with its film, its steps and its recording, from the trained model that ships
 	@$(PY) -m safelight generate "$(PROMPT)" --out $(OUT)/picture.png --gif $(OUT)/steps.gif --show-steps --trace $(OUT)/trace.safetensors
 
+studio: $(CORE) ## the studio in the browser: every run is a recording
+	@$(PY) -m safelight studio
+
 test: lint ## lint, types, floors, and the fast tests
 	@$(PYTEST) -m "not slow"
 
-test-all: lint ## the same with the slow tests
+test-all: lint $(BROWSER) ## the same with the slow tests, the studio in a real browser among them
 	@$(PYTEST)
 
 lint: $(DEV) ## style, types, import floors, dependencies
@@ -53,6 +57,12 @@ $(PY):
 
 $(CORE): pyproject.toml constraints.txt | $(PY)
 	@$(call install,.)
+	@touch $@
+
+$(BROWSER): | $(PY)
+	@command -v chromium > /dev/null || \
+	  { echo "installing chromium, for the tests of the studio"; apt-get install -y -q --no-install-recommends chromium > $(VENV)/apt.log 2>&1; } || \
+	  { tail -n 3 $(VENV)/apt.log; echo "no chromium: install it, then run this again"; exit 1; }
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(PY)

@@ -105,7 +105,8 @@ def generate(
     assets: the pictures and further models that the request names.
     recorded, first: go on with a recorded run from its step `first` instead of beginning anew; the request may ask for another
     prompt, guidance or sampler from there on (a fork), or be the recorded one (then the result is the recorded result, bit for bit).
-    Pictures go by their numbers: a fork may ask for some of the recorded ones alone, by `index` and `count`.
+    Pictures go by their numbers: a fork may ask for some of the recorded ones alone, by `index` and `count`. Of a task of several
+    stages it is the first that is gone on with; those after it are run whole.
     part: make this micro-batch alone, the same to the last bit as in the whole run.
     Yields Started, Stepped (one a step) and Finished for every micro-batch, and Prepared before Started where a task prepares.
     Model weights are not changed; no global random state is used, as the model is in evaluation mode while it works, whatever its
@@ -130,7 +131,8 @@ def generate(
         x: Tensor | None = None
         while start is not None:
             state: State | None = None
-            if recorded is not None:
+            begin = first if stage == 0 else 0
+            if recorded is not None and stage == 0:
                 kept, held = recorded.x(first), recorded.request.index
                 there = slice(index[0] - held, index[-1] + 1 - held)
                 if there.start < 0 or there.stop > len(kept):
@@ -140,9 +142,9 @@ def generate(
                 start = start._replace(x=kept[there].to(start.x.device, start.x.dtype), levels=_levels(model, recorded))
                 if recorded.request.sampler == asked.sampler:
                     state = _rows(recorded.state(first), there, start.x)
-            yield Started(asked, part, parts, stage, index, mine, tuple(start.levels), start.x, first, state)
+            yield Started(asked, part, parts, stage, index, mine, tuple(start.levels), start.x, begin, state)
             x = start.x
-            for event in _steps(start, asked, noise, state, first, part, parts, stage):
+            for event in _steps(start, asked, noise, state, begin, part, parts, stage):
                 x = event.step.x
                 yield event
             start = yield from _next(stages, x, model, part, parts)

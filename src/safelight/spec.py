@@ -136,7 +136,7 @@ class Spec(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        if cls is _roots.get(cls.family):
+        if cls.family and not cls.kind and cls is _roots.get(cls.family):
             return {"oneOf": [{"$ref": f"#/kinds/{cls.family}/{k}"} for k in kinds(cls.family)]}
         return handler(schema)
 

@@ -24,6 +24,8 @@ from safelight.task import Request
 
 FORMAT = 1
 _KEY = "safelight"
+# What the names of a trace's tensors begin with: x/K, x0/K, part/BRANCH/K, state/NAME/K, pictures. Others are somebody else's.
+_KEPT = ("x", "x0", "part", "state", "pictures")
 
 
 class Moment(NamedTuple):
@@ -72,6 +74,28 @@ class Recorder:
         elif isinstance(event, Finished):
             self._prompts += event.prompts
             self._put("pictures", event.pictures)
+
+    def take_up(self, trace: Trace, k: int, *, done: int = 0, rows: slice = slice(None)) -> None:
+        """Go on with a recording, before the first event: a run that goes on is then recorded as one that was never interrupted.
+
+        k: of the pictures not yet finished, what came before step k is taken; x and the solver's memory there come with `Started`.
+        done: so many pictures are finished, and taken whole. rows: which pictures of the recording are gone on with.
+        """
+        self.request, self._levels = trace.request, tuple(trace.levels)
+        self._ms = {m.k: m.milliseconds for m in trace.steps if m.k < k or done}
+        self._prompts = list(trace.prompts[rows][:done])
+        for name in trace.names:
+            what, _, step = name.partition("/")[0], *name.rpartition("/")[1:]
+            if (what == "part" and not self.branches) or (what == "state" and not self.exact) or what not in _KEPT:
+                continue
+            kept = trace.tensor(name)[rows]
+            if what == "pictures" or int(step) >= k:
+                kept = kept[:done]
+            if len(kept):
+                self._put(name, kept)
+        if self.exact:
+            told = {int(step): named for step, named in trace.about["state"].items()}
+            self._floats = {i: {n: float(v) for n, v in named.items()} for i, named in told.items() if i < k or done}
 
     def _remember(self, state: State, k: int) -> None:
         """Keep the solver's memory before step k."""
@@ -159,6 +183,19 @@ class Trace:
     def branches(self) -> list[str]:
         """The names of the recorded guidance branches."""
         return sorted({name.split("/")[1] for name in self._names if name.startswith("part/")})
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all its tensors."""
+        return sorted(self._names)
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor by its full name. Raises SpecError for one that there is not."""
+        return self._get(name)
+
+    def holds(self, name: str) -> bool:
+        """Whether a tensor of this full name was recorded: `x/K`, `x0/K`, `part/NAME/K`, `pictures`."""
+        return name in self._names
 
     def x(self, k: int) -> Tensor:
         """(B, C, *space) x before step k; k = n is the result."""

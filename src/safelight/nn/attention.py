@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -318,6 +320,36 @@ class CrossAttention(nn.Module):
     def forward(self, y: Tensor, words: Words) -> Tensor:
         """y: (B, N, C). Returns (B, N, C)."""
         return self.out(self.attend(self.attend.query(self.q(y)), *words))  # (B, N, C)
+
+    def weights(self, y: Tensor, words: Words) -> Tensor:
+        """y: (B, N, C). The softmax that `forward` multiplies v with, in float32: (B, H, N, L), 1 in all over L at every place."""
+        q, k = self.attend.query(self.q(y)).float(), words.k.float()  # (B, H, N, d), (B or 1, H, L, d)
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, N, L)
+        return (scores if words.mask is None else scores.masked_fill(~words.mask, -torch.inf)).softmax(-1)
+
+
+@contextlib.contextmanager
+def tapped(network: nn.Module, hear: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """A region in which `hear(name, weights)` is told of every cross-attention that `network` makes, see `CrossAttention.weights`.
+
+    name: of the module. What the network computes is the same to the last bit, as the weights are worked out beside it; where nobody
+    taps there is nothing to pay.
+    """
+
+    def look(name: str) -> Callable[[nn.Module, tuple[Tensor, Words]], None]:
+        def see(module: nn.Module, inputs: tuple[Tensor, Words]) -> None:
+            assert isinstance(module, CrossAttention)
+            hear(name, module.weights(*inputs))
+
+        return see
+
+    crosses = [(name, module) for name, module in network.named_modules() if isinstance(module, CrossAttention)]
+    hooks = [module.register_forward_pre_hook(look(name)) for name, module in crosses]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class GEGLU(nn.Module):

@@ -104,8 +104,11 @@ class Bound:
             vector, rows = self.cond.vector, 1 if self.cond.vector is None else len(self.cond.vector)
             chunk = [value]
             if value in self.noises:
-                first = self.noises.index(value)
-                chunk = list(dict.fromkeys(self.noises[first : first + max(1, self.ROWS // rows)]))
+                size = max(1, self.ROWS // rows)
+                # Chunks lie where they lie however a run begins: a product of fewer rows may round otherwise, and a run that is
+                # gone on with from step k would differ in its last bits.
+                first = self.noises.index(value) // size * size
+                chunk = list(dict.fromkeys(self.noises[first : first + size]))
             with torch.inference_mode(False), torch.no_grad():
                 noise = torch.tensor(chunk, device=x.device).repeat_interleave(rows)  # (n rows,)
                 told = self.network.tell(noise, None if vector is None else vector.repeat(len(chunk), 1))  # (n rows, ...) each

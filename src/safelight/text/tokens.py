@@ -15,7 +15,8 @@ import gzip
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -169,12 +170,14 @@ class Tokenizer:
         if found is None:
             if len(self._seen) >= REMEMBERED:
                 self._seen.clear()
-            found = self._seen[word] = tuple(self.ids[s] for s in self._merge(word))
+            found = self._seen[word] = tuple(self.ids[s] for s in deque(self.merging(word), 1)[0])
         return found
 
-    def _merge(self, word: str) -> list[str]:
+    def merging(self, word: str) -> Iterator[list[str]]:
+        """The symbols of a word (one of `words`) as bytes, and after each merge: the best pair known, wherever it stands."""
         symbols = [self._letter[b] for b in word.encode("utf-8")]
         symbols[-1] += END_OF_WORD
+        yield symbols
         while len(symbols) > 1:
             pairs = list(zip(symbols, symbols[1:], strict=False))
             best = min(pairs, key=lambda p: self._rank.get(p, len(self._rank)))
@@ -187,7 +190,11 @@ class Tokenizer:
                 else:
                     out.append(s)
             symbols = out
-        return symbols
+            yield symbols
+
+    def length(self, id: int) -> int:
+        """How many bytes of text an id stands for; 0 for `begin` and `end`."""
+        return 0 if id >= self.begin else len(self.tokens[id].removesuffix(END_OF_WORD))
 
     def _whole(self, ids: Iterable[int]) -> list[list[int]]:
         """Runs of ids up to a word's end: within them bytes belong together."""

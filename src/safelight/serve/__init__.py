@@ -1,0 +1,1 @@
+"""The server: runs that are kept, jobs that are not lost, and everything that shows them over HTTP."""

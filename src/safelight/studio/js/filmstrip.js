@@ -1,0 +1,230 @@
+/* Recorded runs as frames: reels, the shared step cursor, and the strip one scrubs.
+
+reel(run, lens, picture)        a Reel (cached): n frames, from the live stream while the run is made, from one sprite sheet after
+  .count  .ready (promise)  .has(k)  .draw(context, k, x, y, w, h)  .size [w, h]  .error
+cursor                          {k: step or null (the newest)}: one for the page; every view scrubs in sync
+setStep(k, {quiet})  onStep(fn) -> off   useStep()      quiet: the address is written once it rests
+Frame run picture lens step     a canvas of one frame; step undefined follows the cursor, a number or null (last) is fixed; label "": decoration
+Filmstrip run picture           the strip: pointer, wheel and arrow keys; role=slider
+play(run, {speed, loop, reverse})   -> stop(): moves the cursor by time
+*/
+import { html, useEffect, useReducer, useRef } from "../vendor/preact-htm.js";
+import { api, bytes, sprite } from "./api.js";
+import { isActive, state, subscribe, useStore } from "./store.js";
+import { amend, route } from "./router.js";
+
+export const cursor = { k: null };
+const listeners = new Set();
+export const onStep = (fn) => (listeners.add(fn), () => listeners.delete(fn));
+export function setStep(k, { quiet = true, address = true } = {}) {
+  if (cursor.k === k) return;
+  cursor.k = k;
+  for (const listen of [...listeners]) listen(k);
+  if (address && ["run", "compare", "explain"].includes(route().name)) amend({ step: k }, quiet);
+}
+export function useStep() {
+  const [, draw] = useReducer((n) => n + 1, 0);
+  useEffect(() => onStep(draw), []);
+  return cursor.k;
+}
+
+const sheets = {};
+export const geometry = (id, fresh) => {
+  if (fresh) delete sheets[id];
+  return (sheets[id] ??= api(`/v1/runs/${id}/sprites`).catch((error) => { delete sheets[id]; throw error; }));
+};
+
+class Reel {
+  constructor(id, lens, picture) {
+    Object.assign(this, { id, lens, picture, sheet: null, shape: null, error: null, done: -1 });
+    this.watchers = new Set();
+    this.ready = Promise.resolve();
+  }
+  get live() {
+    return state.live[this.id]?.frames[this.lens] ?? [];
+  }
+  get count() {
+    return Math.max(this.shape?.frames ?? 0, this.live.length);
+  }
+  get size() {
+    const one = this.live.find((f) => f?.[this.picture])?.[this.picture];
+    return this.shape ? [this.shape.width, this.shape.height] : one ? [one.width, one.height] : [64, 64];
+  }
+  /* Fetch the sheet of a run that is not being made (again, when it has more steps than before). */
+  want(run) {
+    if (!run || run.kind === "import" || run.state === "running" || run.state === "queued" || !(run.steps_done || run.pictures?.length) || this.done === run.steps_done) return this.ready;
+    this.done = run.steps_done;
+    if (this.sheet) delete sheets[this.id];
+    this.ready = this.fetch().catch((error) => { this.error = error; this.tell(); });
+    return this.ready;
+  }
+  async fetch() {
+    const shape = (await geometry(this.id))[this.lens.split("/")[0]];
+    if (!shape) throw new Error(`this run holds no ${this.lens}`);
+    this.sheet = await createImageBitmap(new Blob([await bytes(sprite(this.id, this.lens, this.picture))], { type: "image/webp" }));
+    this.shape = shape;
+    this.error = null;
+    this.tell();
+  }
+  tell() {
+    for (const watch of [...this.watchers]) watch();
+  }
+  watch(fn) {
+    this.watchers.add(fn);
+    return () => this.watchers.delete(fn);
+  }
+  has(k) {
+    return (!!this.sheet && k >= 0 && k < this.shape.frames) || !!this.live[k]?.[this.picture];
+  }
+  at(k) {
+    const last = this.count - 1;
+    return k === null || k === undefined ? last : Math.max(0, Math.min(k, last));
+  }
+  draw(context, k, x, y, w, h) {
+    k = this.at(k);
+    // A run that was taken up again has frames beyond its sheet until the next one is fetched.
+    if (this.sheet && k < this.shape.frames) {
+      const { columns, width, height } = this.shape;
+      context.drawImage(this.sheet, (k % columns) * width, Math.floor(k / columns) * height, width, height, x, y, w, h);
+      return true;
+    }
+    let one;
+    for (let i = k; i >= 0 && !one; i--) one = this.live[i]?.[this.picture]; // a busy worker leaves frames out: the last one stays
+    if (one) context.drawImage(one, x, y, w, h);
+    return !!one;
+  }
+}
+
+const reels = new Map();
+export function reel(run, lens = "x0", picture = 0) {
+  const key = `${run.id} ${lens} ${picture}`;
+  let found = reels.get(key);
+  if (!found) found = new Reel(run.id, lens, picture);
+  reels.delete(key);
+  reels.set(key, found);
+  if (reels.size > 160) reels.delete(reels.keys().next().value);
+  found.want(run);
+  return found;
+}
+
+export function useReel(run, lens = "x0", picture = 0) {
+  const [, draw] = useReducer((n) => n + 1, 0);
+  const live = useStore((s) => (run ? s.live[run.id]?.frames[lens]?.length : 0));
+  const found = run && reel(run, lens, picture);
+  useEffect(() => found?.watch(draw), [found]);
+  return found;
+}
+
+export function Frame({ run, picture = 0, lens = "x0", step, label, onReady }) {
+  const canvas = useRef();
+  const film = useReel(run, lens, picture);
+  useEffect(() => {
+    const paint = () => {
+      const [w, h] = film.size, box = canvas.current;
+      if (!box) return;
+      if (box.width !== w || box.height !== h) Object.assign(box, { width: w, height: h });
+      const k = step === undefined ? cursor.k : step;
+      film.draw(box.getContext("2d"), k, 0, 0, w, h);
+      box.dataset.step = film.at(k);
+      onReady?.(box);
+    };
+    paint();
+    const off = [film.watch(paint), subscribe(paint)];
+    if (step === undefined) off.push(onStep(paint));
+    return () => off.forEach((f) => f());
+  }, [film, step]);
+  return html`<canvas ref=${canvas} class="shot frame" role=${label === "" ? undefined : "img"} aria-hidden=${label === "" ? "true" : undefined} aria-label=${label === "" ? undefined : (label ?? `${lens} of ${run.prompt || "a run"}`)}></canvas>`;
+}
+
+export function Filmstrip({ run, picture = 0, lens = "x0" }) {
+  const canvas = useRef(), line = useRef(), shape = useRef({ cell: 1, n: 1, width: 1 });
+  const film = useReel(run, lens, picture);
+  const k = useStep();
+  useEffect(() => {
+    const box = canvas.current;
+    let width = 0, height = 48, ratio = 1, drawn = "";
+    // The frames are drawn when they change; a step moves the line alone.
+    const point = () => {
+      const { cell, n, width } = shape.current, at = film.at(cursor.k);
+      line.current.style.transform = `translateX(${(n === 1 ? width / 2 : cell / 2 + (Math.max(0, at) / (n - 1)) * (width - cell)).toFixed(1)}px)`;
+    };
+    const paint = () => {
+      const n = Math.max(1, film.shape ? film.count : run.steps || film.count);
+      const now = [film.count, film.shape, n, width, height, ratio, film.sheet ? 1 : 0].join();
+      if (!width || now === drawn) return point();
+      drawn = now;
+      const c = box.getContext("2d"), well = getComputedStyle(box).getPropertyValue("--well");
+      c.setTransform(ratio, 0, 0, ratio, 0, 0);
+      c.clearRect(0, 0, width, height);
+      const [fw, fh] = film.size, cells = Math.max(1, Math.min(n, Math.floor(width / Math.max(20, (height * fw) / fh + 2))));
+      const cell = width / cells, w = Math.min(cell - 2, (height * fw) / fh), h = (w * fh) / fw;
+      c.imageSmoothingEnabled = w < fw;
+      for (let i = 0; i < cells; i++) {
+        const step = cells === 1 ? film.at(null) : Math.round((i * (n - 1)) / (cells - 1));
+        c.fillStyle = well;
+        c.fillRect(i * cell + (cell - w) / 2, (height - h) / 2, w, h);
+        if (film.has(step)) film.draw(c, step, i * cell + (cell - w) / 2, (height - h) / 2, w, h);
+      }
+      shape.current = { cell, n, width };
+      point();
+    };
+    const sized = new ResizeObserver(() => {
+      ratio = devicePixelRatio || 1;
+      width = box.clientWidth;
+      height = box.clientHeight;
+      Object.assign(box, { width: Math.round(width * ratio), height: Math.round(height * ratio) });
+      drawn = "";
+      paint();
+    });
+    sized.observe(box);
+    const off = [film.watch(() => { drawn = ""; paint(); }), subscribe(paint), onStep(point), () => sized.disconnect()];
+    return () => off.forEach((f) => f());
+  }, [film, run.steps]);
+  const from = (event) => {
+    const { cell, n, width } = shape.current;
+    const x = event.clientX - canvas.current.getBoundingClientRect().left;
+    setStep(film.at(Math.round(((x - cell / 2) / Math.max(1, width - cell)) * (n - 1))));
+  };
+  const now = film.at(k), steps = Math.max(run.steps || 0, film.count);
+  return html`<div class="strip" tabindex="0" role="slider" aria-label="Step of the run" aria-valuemin="1" aria-valuemax=${Math.max(1, steps)} aria-valuenow=${Math.max(1, now + 1)} aria-valuetext=${`step ${now + 1} of ${steps}`}
+    onPointerDown=${(e) => { e.currentTarget.setPointerCapture(e.pointerId); from(e); }}
+    onPointerMove=${(e) => e.buttons && from(e)}
+    onKeyDown=${(e) => {
+      const to = { ArrowLeft: now - 1, ArrowRight: now + 1, ArrowDown: now - 1, ArrowUp: now + 1, Home: 0, End: film.count - 1, PageDown: now - 5, PageUp: now + 5 }[e.key];
+      if (to === undefined) return;
+      e.preventDefault();
+      setStep(film.at(to));
+    }}><canvas ref=${canvas}></canvas><i ref=${line} class="cursor"></i></div>`;
+}
+
+/* Move by steps from where the cursor is. */
+export function nudge(run, by) {
+  const film = reel(run, "x0", state.picture);
+  setStep(film.at(film.at(cursor.k) + by));
+}
+
+export function play(run, { speed = 1, loop = false, reverse = false, ended } = {}) {
+  const film = reel(run, "x0", state.picture);
+  let k = film.at(cursor.k), last = performance.now(), request;
+  const end = reverse ? 0 : film.count - 1;
+  if (k === end) setStep((k = reverse ? film.count - 1 : 0));
+  const tick = (now) => {
+    // 12 steps a second at speed 1; a live run is followed as far as it has come.
+    const due = Math.floor(((now - last) / 1000) * 12 * speed);
+    if (due >= 1) {
+      last = now;
+      k += reverse ? -due : due;
+      if (k < 0 || k > film.count - 1) {
+        if (!loop) {
+          setStep(isActive(run) ? null : reverse ? 0 : film.count - 1);
+          return ended?.();
+        }
+        k = reverse ? film.count - 1 : 0;
+      }
+      setStep(k);
+    }
+    request = requestAnimationFrame(tick);
+  };
+  request = requestAnimationFrame(tick);
+  return () => cancelAnimationFrame(request);
+}
