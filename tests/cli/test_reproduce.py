@@ -75,7 +75,10 @@ def sources(tmp_path: Path) -> list[str]:
 
 
 def test_every_task_is_tried() -> None:
-    assert TASKS.keys() == kinds("task").keys()
+    ours = {
+        kind for kind, task in kinds("task").items() if task.__module__.startswith("safelight.")
+    }  # not those of other tests
+    assert TASKS.keys() == ours
 
 
 @pytest.mark.parametrize("sampler", kinds("sampler"))
