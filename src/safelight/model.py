@@ -197,6 +197,12 @@ def raw_header(path: Path) -> dict[str, Any]:
     return found
 
 
+def own_header(path: Path) -> dict[str, Any]:
+    """What a safetensors file of ours (a model, a trace, attention) says of itself; {} of others'. Raises SpecError as `raw_header`."""
+    found: dict[str, Any] = json.loads(raw_header(path).get("__metadata__", {}).get(_KEY, "{}"))
+    return found
+
+
 def _looks_like(head: bytes) -> str:
     if head[:2] == b"PK" or head[:1] == b"\x80":
         return " (it looks like a pickle, which is never loaded: it could run code)"
@@ -238,8 +244,7 @@ def embedded() -> dict[str, Path]:
 
 
 def _is_model(path: Path) -> bool:
-    about = json.loads(raw_header(path).get("__metadata__", {}).get(_KEY, "{}"))
-    return "spec" in about
+    return "spec" in own_header(path)
 
 
 def locate(source: str | os.PathLike[str]) -> Path:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from safelight.files import atomic
 from safelight.generate import Event, Finished, Started, Stepped
-from safelight.model import raw_header
+from safelight.model import own_header, raw_header
 from safelight.process import Level
 from safelight.sample import State
 from safelight.spec import SpecError, describe, parse
@@ -143,12 +143,12 @@ class Trace:
     def open(cls, path: str | os.PathLike[str]) -> Self:
         """A trace from its file; reads the header only. Raises SpecError for files of another kind."""
         file = Path(path)
-        about = json.loads(raw_header(file).get("__metadata__", {}).get(_KEY, "{}"))
-        if about.get("what") != "trace":
+        found = own_header(file)
+        if found.get("what") != "trace":
             raise SpecError(f"{file} is not a trace")
-        if about["format"] > FORMAT:
-            raise SpecError(f"{file} has trace format {about['format']}, this version reads up to {FORMAT}: update safelight")
-        return cls(about, file)
+        if found["format"] > FORMAT:
+            raise SpecError(f"{file} has trace format {found['format']}, this version reads up to {FORMAT}: update safelight")
+        return cls(found, file)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as one file, whole or not at all."""

@@ -10,11 +10,8 @@ import pytest
 import torch
 
 from safelight.cli.main import main
-from safelight.codec.kl import KLSpec
 from safelight.model import ModelSpec, save
-from safelight.nn.attention import NoAttention, TransformerSpec
 from safelight.spec import parse
-from safelight.text.clip import CLIPTextSpec
 from tests.train import tiny as parts
 
 CLASSES = ("bag", "ankle boot", "dress")
@@ -71,24 +68,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A latent model of words, 32x32, untrained but for a last layer that is not zero."""
-    network = parts.network(0.0, cond=16).model_copy(
-        update={
-            "channels": 4,
-            "context": 16,
-            "attention": (TransformerSpec(head_width=8, norm=parts.network().norm),),
-            "middle": NoAttention(),
-        }
-    )
-    spec = ModelSpec(
-        network=network,
-        process="flow",
-        parameterization="velocity",
-        codec=KLSpec(latents=4, widths=(8, 16), blocks=1),
-        text=CLIPTextSpec(width=16, layers=1, heads=2, causal=False),
-        channels=3,
-        size=(32, 32),
-        defaults={"steps": 3, "sampler": "dpm++2m", "mix": {"kind": "cfg", "scale": 3}},
-    )
+    spec = parts.worded(defaults={"steps": 3, "sampler": "dpm++2m", "mix": {"kind": "cfg", "scale": 3}})
     with torch.random.fork_rng():
         torch.manual_seed(0)
         built = spec.build()

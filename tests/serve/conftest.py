@@ -1,11 +1,14 @@
-"""One server for all tests that only ask it things."""
+"""One server for all tests that only ask it things; a folder of its own for those that do more."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from safelight.serve.folder import Folder
+from tests.serve import bench
 from tests.serve.live import Running, models, serving
 
 
@@ -16,3 +19,9 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     models(folder)
     with serving(folder) as running:
         yield running
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """A data folder with a tiny model."""
+    return bench.folder(tmp_path / "data")

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,12 +22,6 @@ from safelight.serve.runs import Run
 from safelight.serve.worker import Desk, Supervisor, work
 from safelight.trace import Trace
 from tests.serve import bench
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return bench.folder(tmp_path / "data")
-
 
 LONG, SHORT = 60, 12  # steps of the runs that are killed, some milliseconds each
 

@@ -19,11 +19,6 @@ from tests.serve import bench
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return bench.folder(tmp_path / "data")
-
-
-@pytest.fixture
 def runs(folder: Folder) -> Runs:
     return Runs(folder)
 

@@ -32,11 +32,6 @@ from tests.serve import bench
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return bench.folder(tmp_path / "data")
-
-
-@pytest.fixture
 def jobs(folder: Folder) -> Jobs:
     return Jobs(folder)
 

@@ -11,10 +11,7 @@ import torch
 from safelight import model as files
 from safelight.codec.kl import KLSpec
 from safelight.data.composed import ScenesSource, Vocabulary
-from safelight.model import ModelSpec
-from safelight.nn.attention import NoAttention, TransformerSpec
 from safelight.spec import SpecError
-from safelight.text.clip import CLIPTextSpec
 from safelight.train import Every, Plan, Train, fit
 from safelight.train.autoencode import Autoencode
 from safelight.train.objective import Match
@@ -25,25 +22,9 @@ FEW = Vocabulary(concepts=("cat", "banana"), styles=("noto", "flat"))
 
 def recipe(**fields: Any) -> Train:
     """A tiny text-to-image run on scenes of 32 pixels."""
-    network = tiny.network(0.0, cond=16).model_copy(
-        update={
-            "channels": 4,
-            "context": 16,
-            "attention": (TransformerSpec(head_width=8, norm=tiny.network().norm),),
-            "middle": NoAttention(),
-        }
-    )
     given: dict[str, Any] = {
         "name": "tiny",
-        "model": ModelSpec(
-            network=network,
-            process="flow",
-            parameterization="velocity",
-            codec=KLSpec(latents=4, widths=(8, 16), blocks=1),
-            text=CLIPTextSpec(width=16, layers=1, heads=2, causal=False),
-            channels=3,
-            size=(32, 32),
-        ),
+        "model": tiny.worded(),
         "data": ScenesSource(vocabulary=FEW, size=32),
         "held_out_data": ScenesSource(vocabulary=FEW, size=32, seed=7, count=16),
         "objective": Match(drop=0.2),

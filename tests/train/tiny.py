@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from safelight.codec.kl import KLSpec
 from safelight.data import Pictures, load, memory
 from safelight.model import Model, ModelSpec
-from safelight.nn.attention import NoAttention
+from safelight.nn.attention import NoAttention, TransformerSpec
 from safelight.nn.blocks import ResnetSpec
 from safelight.nn.embed import SinusoidSpec
 from safelight.nn.norm import GroupNormSpec
 from safelight.nn.unet import UNetSpec
+from safelight.text.clip import CLIPTextSpec
 from safelight.text.label import LabelSpec
 from safelight.train import Every, Plan
 from safelight.train.keys import keyed
@@ -46,6 +48,26 @@ def spec(**fields: Any) -> ModelSpec:
         "parameterization": "v",
         "text": LabelSpec(names=NAMES, width=4),
         "size": (8, 8),
+    }
+    return ModelSpec(**(given | fields))
+
+
+def worded(**fields: Any) -> ModelSpec:
+    """A latent model of words, 32x32."""
+    heard = {
+        "channels": 4,
+        "context": 16,
+        "attention": (TransformerSpec(head_width=8, norm=network().norm),),
+        "middle": NoAttention(),
+    }
+    given: dict[str, Any] = {
+        "network": network(0.0, cond=16).model_copy(update=heard),
+        "process": "flow",
+        "parameterization": "velocity",
+        "codec": KLSpec(latents=4, widths=(8, 16), blocks=1),
+        "text": CLIPTextSpec(width=16, layers=1, heads=2, causal=False),
+        "channels": 3,
+        "size": (32, 32),
     }
     return ModelSpec(**(given | fields))
 

@@ -67,6 +67,7 @@ def _recorded(args: argparse.Namespace) -> tuple[dict[str, Any], Trace, Model, A
     from safelight import reproduce
     from safelight.assets import Assets
     from safelight.data.decode import is_picture
+    from safelight.guide.cfg import scaled
     from safelight.model import load
     from safelight.picture import note
     from safelight.spec import SpecError, describe, parse
@@ -103,8 +104,7 @@ def _recorded(args: argparse.Namespace) -> tuple[dict[str, Any], Trace, Model, A
     model = load(args.model or MODEL)
     fields: dict[str, Any] = {"prompt": [args.what], "seed": args.seed or 0, "steps": args.steps}
     if args.guidance is not None:
-        own = describe(model.spec.defaults.mix, family=False)
-        fields["mix"] = {**(own if "scale" in own else {"kind": "cfg"}), "scale": args.guidance}
+        fields["mix"] = scaled(describe(model.spec.defaults.mix, family=False), args.guidance)
     request = parse(fields, "request")
     assert isinstance(request, Request)
     assets = Assets()

@@ -92,6 +92,7 @@ def resolve(
     A later one goes over an earlier: the file's fields (without a file `plain`), what the verb was given, the flags, --set.
     """
     from safelight.cli.overrides import assign, read
+    from safelight.guide.cfg import scaled
     from safelight.spec import describe, parse
     from safelight.task import Request
 
@@ -104,9 +105,8 @@ def resolve(
     asked = parse(asked_for, "request")
     assert isinstance(asked, Request)
     full = describe(asked.resolve(model, assets), family=False)
-    # The model's own guidance keeps its interval and rescale; only its strength is asked for. Of none, 1 is none.
-    if args.guidance is not None and ("scale" in full["mix"] or args.guidance != 1):
-        full["mix"] = {**(full["mix"] if "scale" in full["mix"] else {"kind": "cfg"}), "scale": args.guidance}
+    if args.guidance is not None:
+        full["mix"] = scaled(full["mix"], args.guidance)
     changed = assign(full, args.set)
     if args.guidance is not None and changed["mix"] != full["mix"]:
         changed["mix"] = _guided(changed["mix"], args.guidance)

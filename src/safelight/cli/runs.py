@@ -155,10 +155,11 @@ def _fork(args: argparse.Namespace, jobs: Jobs) -> int:
 def _changes(args: argparse.Namespace, before: Run) -> dict[str, Any]:
     """The fields that the flags change."""
     from safelight.cli.overrides import assign
+    from safelight.guide.cfg import scaled
 
     after = {k: v for k, v in before.request.items() if k not in ("family", "kind")}
     if args.guidance is not None:
-        after["mix"] = {**(after["mix"] if "scale" in after["mix"] else {"kind": "cfg"}), "scale": args.guidance}
+        after["mix"] = scaled(after.get("mix", {}), args.guidance)
     after = assign(after, args.set)
     changed = {name: value for name, value in after.items() if value != before.request.get(name)}
     return {**changed, **({"prompt": args.prompt} if args.prompt else {})}

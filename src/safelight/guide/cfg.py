@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -55,6 +58,13 @@ class CFG(Mix, kind="cfg"):
             return Estimate(x0, both["cond"].fraction, {"cond": cond, "null": null})
 
         return guided
+
+
+def scaled(mix: Mapping[str, Any], scale: float) -> dict[str, Any]:
+    """The description of a mix at another strength: all else of it stays. Where there is no strength it becomes CFG; of that 1 is none."""
+    if "scale" in mix:
+        return {**mix, "scale": scale}
+    return {"kind": "none"} if scale == 1 else {"kind": "cfg", "scale": scale}
 
 
 def _spread(x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from safelight.assets import Assets
 from safelight.files import atomic
 from safelight.generate import Event, Finished, Started, Stepped, generate
-from safelight.model import Model, raw_header
+from safelight.model import Model, own_header
 from safelight.nn.attention import CrossAttention, tapped
 from safelight.nn.dit_tokens import CrossAttending
 from safelight.spec import SpecError
@@ -56,14 +56,14 @@ class Heard:
     def open(cls, path: str | os.PathLike[str]) -> Heard:
         """From its file; reads the header only. Raises SpecError for files of another kind."""
         file = Path(path)
-        about = json.loads(raw_header(file).get("__metadata__", {}).get(_KEY, "{}"))
-        if about.get("what") != "attention":
+        found = own_header(file)
+        if found.get("what") != "attention":
             raise SpecError(f"{file} holds no attention")
-        if about["format"] > FORMAT:
+        if found["format"] > FORMAT:
             raise SpecError(
-                f"{file} has attention format {about['format']}, this version reads up to {FORMAT}: update safelight"
+                f"{file} has attention format {found['format']}, this version reads up to {FORMAT}: update safelight"
             )
-        return cls(about, file)
+        return cls(found, file)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as one file, whole or not at all."""

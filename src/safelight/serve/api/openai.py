@@ -25,6 +25,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from safelight import picture as pictures
+from safelight.guide.cfg import scaled
 from safelight.serve.api.answers import transparency
 from safelight.serve.api.base import Conflict, Here, Server
 from safelight.serve.api.events import HEADERS
@@ -226,11 +227,8 @@ def _asked(here: Server, asked: Common, prompt: str, task: dict[str, Any]) -> As
 
 
 def guided(here: Server, model: str, scale: float) -> dict[str, Any]:
-    """The model's own guidance at another strength; 1 is none for a model that is not guided."""
-    own = describe(here.spec(model).defaults.mix, family=False)
-    if "scale" in own:
-        return {**own, "scale": scale}
-    return {"kind": "none"} if scale == 1 else {"kind": "cfg", "scale": scale}
+    """The model's own guidance at another strength."""
+    return scaled(describe(here.spec(model).defaults.mix, family=False), scale)
 
 
 async def _answer(here: Server, call: Call, asked: Common, prompt: str, task: dict[str, Any], event: str) -> Any:
