@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from safelight.cli.serve import data_folder
+from safelight.serve.jobs import Jobs
+from tests.serve import bench
 from tests.serve.live import Running, models, serving
 
 
@@ -147,3 +149,11 @@ def test_explain_writes_one_page(
     text = (tmp_path / "page.html").read_text()
     assert text.lower().startswith("<!doctype html>")
     assert not re.search(r'(?:src|href)="(?:https?:)?//', text)
+
+
+def test_a_run_that_waits_has_nothing_to_fork(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    """With --guidance too, though its request does not say yet how it is guided."""
+    folder = bench.folder(tmp_path / "data")
+    waits = Jobs(folder).enqueue(bench.ask())
+    ran = cli("runs", "fork", waits.id, "1", "--guidance", "3", "--data", folder.path)
+    assert ran.code == 2 and len(ran.err.splitlines()) == 1 and "Traceback" not in ran.err
