@@ -12,6 +12,7 @@ DEV := $(VENV)/.safelight-dev
 BROWSER := $(VENV)/.safelight-browser
 OUT ?= out/first-light
 PROMPT ?= three red apples on a blue background
+# `test` tries the same examples of each property every time, so that a change is judged by itself; `test-all` draws new ones.
 # Two workers with one thread each: the tests' results do not depend on how many cores there are.
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist worksteal
@@ -26,7 +27,7 @@ studio: $(CORE) ## the studio in the browser: every run is a recording
 	@$(PY) -m safelight studio
 
 test: lint ## lint, types, floors, and the fast tests
-	@$(PYTEST) -m "not slow"
+	@$(PYTEST) -m "not slow" --hypothesis-profile ci
 
 test-all: lint $(BROWSER) ## the same with the slow tests, the studio in a real browser among them
 	@$(PYTEST)

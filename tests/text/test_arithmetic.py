@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from safelight.spec import SpecError
@@ -23,6 +23,8 @@ TREES = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(TREES)
+@example(Picture("0\b/"))  # begins as a number does
+@example(Picture("12-x.png"))
 def test_what_is_written_is_read_as_the_same(tree: Expression) -> None:
     assert parse(write(tree)) == tree
 

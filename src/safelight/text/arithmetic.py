@@ -104,8 +104,9 @@ def write(expression: Expression) -> str:
         case Text(text, part):
             return _quote(text, '"') + (f"[{_escape(part, ']')}]" if part else "")
         case Picture(name):
-            plain = _TOKENS.fullmatch(name)
-            bare = plain is not None and plain.lastgroup == "bare" and _PICTURE.fullmatch(name) is not None
+            first = _TOKENS.match(name)  # not fullmatch, which backtracks: "0\b/" begins as a number
+            whole = first is not None and first.lastgroup == "bare" and first.end() == len(name)
+            bare = whole and _PICTURE.fullmatch(name) is not None
             return name if bare else "@" + _quote(name, '"')
         case Scale(factor, of):
             return f"{repr(factor).removesuffix('.0')} * {_within(of)}"
