@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from safelight.cond import Cond
 from safelight.noise import Noise
@@ -92,6 +93,20 @@ def conds(a: Cond, b: Cond, part: float, *, straight: bool = False) -> Cond:
     return Cond(tokens, mask, _both(a.vector, b.vector, way, part), _both(a.image, b.image, torch.lerp, part))
 
 
+def angle(a: Tensor, b: Tensor) -> float:
+    """The angle that `slerp` turns, in degrees, the mean over rows (B, D)."""
+    cosines = functional.cosine_similarity(a.detach().cpu().double(), b.detach().cpu().double(), dim=-1)
+    return float(torch.rad2deg(torch.acos(cosines.clamp(-1, 1))).mean())
+
+
+def turn(a: Cond, b: Cond) -> float | None:
+    """The angle, in degrees, that `conds` turns words of batch 1: the mean over their tokens, else of the vector; None without either."""
+    if a.tokens is not None and b.tokens is not None:
+        (u, v), of = _lined(_said(a), _said(b))
+        return angle(u[of], v[of])
+    return None if a.vector is None or b.vector is None else angle(a.vector, b.vector)
+
+
 _Way = Callable[[Tensor, Tensor, float], Tensor]
 # Sentences are not drawn out beyond this, where their lengths have no smaller common multiple: then a few tokens repeat once more.
 _LONGEST = 512
@@ -99,13 +114,19 @@ _LONGEST = 512
 
 def _drawn_out(a: Tensor, b: Tensor, part: float, way: _Way) -> Tensor:
     """(L, D) from tokens (m, D) and (n, D): both drawn out to L places, and mixed place by place."""
+    (u, v), of = _lined(a, b)
+    return way(u, v, part)[of]
+
+
+def _lined(a: Tensor, b: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Tokens (m, D) and (n, D) as pairs: those that differ, (P, D) each, and which of them is at each of the L places."""
     m, n = len(a), len(b)
     most = max(m, n)
     length = min(math.lcm(m, n), max(_LONGEST // most, 1) * most)
     places = torch.arange(length, device=a.device)
     pairs = torch.stack([places * m // length, places * n // length], 1)
     unlike, of = torch.unique_consecutive(pairs, dim=0, return_inverse=True)  # a pair that repeats is mixed once
-    return way(a[unlike[:, 0]], b[unlike[:, 1]], part)[of]
+    return (a[unlike[:, 0]], b[unlike[:, 1]]), of
 
 
 def _said(cond: Cond) -> Tensor:
@@ -118,4 +139,4 @@ def _both(a: Tensor | None, b: Tensor | None, way: _Way, part: float) -> Tensor 
     return None if a is None or b is None else way(a, b, part)
 
 
-__all__ = ["Between", "Rows", "conds", "slerp"]
+__all__ = ["Between", "Rows", "angle", "conds", "slerp", "turn"]

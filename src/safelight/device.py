@@ -66,6 +66,11 @@ def pick(name: str | torch.device = "auto") -> torch.device:
     raise SpecError(f"device: no '{name}' here{nearest(name, have)} (devices: auto, {', '.join(have)})")
 
 
+def name(device: torch.device) -> str:
+    """What tells a device from every other: "cuda:0" where there may be several, whichever way it was asked for."""
+    return f"{device.type}:{device.index or 0}" if device.type == "cuda" else str(device)
+
+
 def doubles(device: torch.device) -> bool:
     """Whether the device computes in float64; Apple's does not."""
     return device.type != "mps"

@@ -184,7 +184,7 @@ def raw_header(path: Path) -> dict[str, Any]:
         raise SpecError(f"no file {path}") from None
     except IsADirectoryError:
         raise SpecError(f"{path} is a folder, not a model file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError):
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
         raise SpecError(f"{path} is not a safetensors file{_looks_like(head)}") from None
     if not isinstance(found, dict):
         raise SpecError(f"{path} is not a safetensors file")
@@ -218,7 +218,7 @@ def peek(source: str | os.PathLike[str]) -> Header:
     found = raw_header(path)
     try:
         return _described(path, found)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError):
         raise SpecError(f"{path} is damaged: its header cannot be read") from None
 
 

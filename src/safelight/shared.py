@@ -14,6 +14,7 @@ from safelight.data.scenes.captions import Phrases
 from safelight.data.scenes.seek import Found, seek
 from safelight.spec import SpecError, parse
 from safelight.text.joint import Joint
+from safelight.text.near import Embed
 
 # Scenes that the means are taken over: their standard error is then 2 % of the spread.
 PAIRS = 2048
@@ -73,14 +74,17 @@ def scenes(trained: Any) -> ScenesSource | None:
 
 
 class Shared:
-    """Texts and pictures of a joint model as vectors from their own kind's mean."""
+    """Texts and pictures of a joint model as vectors from their own kind's mean.
 
-    def __init__(self, joint: Joint) -> None:
-        self.joint, self.gap = joint, gap(joint)
+    read: what embeds texts, where that is not the model itself but a memory of it (text/near.py).
+    """
+
+    def __init__(self, joint: Joint, read: Embed | None = None) -> None:
+        self.joint, self.gap, self.read = joint, gap(joint), read or joint.texts
 
     def texts(self, prompts: Sequence[str]) -> Tensor:
         """(N, D) e(text) - mean of texts."""
-        return self.joint.texts(prompts) - self.gap.text
+        return self.read(prompts) - self.gap.text
 
     def pictures(self, x: Tensor) -> Tensor:
         """(N, D) e(picture) - mean of pictures; x (N, C, size, size), uint8 or in [-1, 1]."""

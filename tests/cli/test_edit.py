@@ -71,6 +71,19 @@ def test_outpainting(cli: Callable[..., Any], model: Path, tmp_path: Path, photo
     np.testing.assert_array_equal(out[:20, 3:29], photo)
 
 
+def test_outpainting_and_a_mask_at_once(cli: Callable[..., Any], model: Path, tmp_path: Path, photo: np.ndarray) -> None:
+    flags = ["edit", "photo.png", "bag", "--model", model, "--outpaint", "3,0,5,2"]
+    for mask in (["--mask", "white.png", "--save-config", "kept.yaml"], ["--mask", "black.png", "--invert"]):
+        assert cli(*flags, *mask, "--out", "o.png").code == 0
+        inside = np.asarray(Image.open("o.png"))[:20, 3:29]
+        np.testing.assert_array_equal(inside[~HOLE], photo[~HOLE])
+        assert (inside[HOLE] != photo[HOLE]).mean() > 0.5
+    again = ["edit", "photo.png", "--model", model, "--config", "kept.yaml"]
+    assert cli(*again, "--mask", "white.png", "--out", "again.png").code == 0
+    assert np.array_equal(np.asarray(Image.open("again.png"))[:20, 3:29][~HOLE], photo[~HOLE])
+    assert "--config paints a mask, which it does not hold" in cli(*again).err
+
+
 def test_flags_are_fields(cli: Callable[..., Any], model: Path, tmp_path: Path) -> None:
     flags = [
         "--mask",
@@ -141,7 +154,6 @@ def test_films_and_traces(cli: Callable[..., Any], model: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--mask", "white.png", "--outpaint", "1"], "--mask paints inside the picture, --outpaint beyond it"),
         (["--feather", "2"], "--feather needs --mask or --outpaint"),
         (["--invert"], "--invert needs --mask"),
         (["--overlap", "2"], "--overlap needs --outpaint"),

@@ -157,7 +157,7 @@ SAMPLE: dict[str, tuple[Callable[[Path, Path], list[str]], list[str]]] = {
     "no pictures": (own("--count", "0"), ["request.count: ", "(given: 0)"]),
     "size of another shape": (own("--size", "twelve"), ["--size twelve: write HEIGHTxWIDTH"]),
     "unknown device": (own("--device", "cuda:7"), ["device: no 'cuda:7' here", "devices: auto, "]),
-    "unknown film": (own("--film", "x.mp4"), ["'.mp4' is no film format here"]),
+    "unknown film": (own("--film", "x.avi"), ["'.avi' is no film format here"]),
     "unknown field in a config": (unknown_in_config, ["request.sampler: unknown field 'etta'; did you mean 'eta'?"]),
     "config is a list": (list_as_config, ["l.yaml holds no fields"]),
     "config is broken": (broken_config, ["b.yaml is not YAML"]),

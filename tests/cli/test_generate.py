@@ -107,7 +107,7 @@ def test_hints_are_said_once_and_not_without_end(cli: Callable[..., Any], words:
     ("argv", "line"),
     [
         ((), 'say what shall be seen, as in: safelight generate "a red apple on a blue background"'),
-        (("a cat", "--gif", "x.mp4"), "--film x.mp4: '.mp4' is no film format here (.gif, .webp, .png, .apng)"),
+        (("a cat", "--gif", "x.avi"), "--film x.avi: '.avi' is no film format here (.gif, .webp, .png, .apng, .mp4, .webm)"),
         (("a cat", "--size", "10x32"), "size: 10x32 is no multiple of the codec's stride 4"),
         (("a cat", "--sampler", "dimm"), "sampler: no sampler 'dimm'"),
         (("--from", "gone.png"), "gone.png"),

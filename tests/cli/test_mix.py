@@ -69,11 +69,14 @@ def test_the_table_is_the_report_of_the_task(cli: Callable[..., Any], model: Pat
     ran = cli("mix", expression, "--model", model, "--report")
     assert (ran.code, ran.err) == (0, "") and not Path("out").exists()
     said = Mix(expression=expression).report(safelight.load(model), Assets())
-    space, head, *terms, total = rows(ran.out)
+    space, head, *terms, total = rows(ran.out)[:6]
     assert space == ["space", "words of the model"] and head == ["weight", "operand", "length", "of a token", "cosine"]
     assert total == ["=", expression, f"{said.length:.3f}", f"{said.state:.3f}"]
     for cells, row in zip(terms, said.rows, strict=True):
         assert cells == [f"{row.weight:+g}", row.operand, f"{row.length:.3f}", f"{row.state:.3f}", f"{row.cosine:+.3f}"]
+    assert (
+        rows(ran.out)[6:] == [["nearest words"], *([f"{n.cosine:+.3f}", n.what] for n in said.words)] and len(said.words) == 5
+    )
     assert [cells[:2] for cells in terms] == [["+1", '"a red cat"'], ["-0.5", '"a cat"'], ["+1", '"a dog"']]
 
 

@@ -116,7 +116,7 @@ def test_pictures(cli: Callable[..., Any], model: Path) -> None:
         (["bag", "shoe", "--frames", "1"], "--frames 1: a path has both its ends, so 2 at least"),
         (["bag", "shoe", "--seeds", "1,2,3"], "--seeds: 3 seeds for 2 ends"),
         (["bag", "shoe", "--seeds", "a"], "--seeds a: write whole numbers divided by commas"),
-        (["bag", "shoe", "--gif", "a.mp4"], "--gif a.mp4: '.mp4' is no film format here"),
+        (["bag", "shoe", "--gif", "a.avi"], "--gif a.avi: '.avi' is no film format here"),
         (["bag", "shoe", "--count", "3"], "--count and --index are for pictures of one kind"),
         (["bag", "shue"], "no class 'shue'"),
     ],
@@ -130,7 +130,7 @@ def test_a_reel_refuses_what_is_no_film() -> None:
     frames = np.zeros((3, 1, 4, 4), np.uint8)
     for args, line in (((frames[:1],), "needs two of them"), ((frames,), "no film format")):
         with pytest.raises(SpecError, match=line):
-            reel("x.gif" if len(args[0]) == 1 else "x.mp4", *args)
+            reel("x.gif" if len(args[0]) == 1 else "x.avi", *args)
     with pytest.raises(SpecError, match="seconds > 0"):
         reel("x.gif", frames, seconds=0)
 
@@ -195,3 +195,40 @@ def test_the_words_of_its_ends_are_looked_at(cli: Callable[..., Any], words: Pat
     flags = ["--frames", "2", "--steps", "1", "--model", words]
     ran = cli("morph", "a cat", "a dog without a hat", *flags)
     assert ran.code == 0 and ran.err.count("\n") == 1 and "hint     negation: 'without a hat'" in ran.err
+
+
+def test_frames_where_they_are_wanted(cli: Callable[..., Any], model: Path) -> None:
+    """`--at` makes the frames at its places, keeps them with the request, and says what does not go with it."""
+    ran = cli(
+        "morph",
+        "bag",
+        "shoe",
+        "--model",
+        model,
+        "--at",
+        "0,0.25,1",
+        "--micro-batch",
+        "1",
+        "--out",
+        "m",
+        "--save-config",
+        "m.yaml",
+    )
+    assert (ran.code, ran.err) == (0, "")
+    ends = [{"prompt": "bag"}, {"prompt": "shoe"}]
+    wanted = made(model, task={"kind": "interpolate", "ends": ends, "at": [0, 0.25, 1]}, count=3)
+    for got, want in zip(files("m"), wanted, strict=True):
+        assert (got == want).all()
+    again = cli("morph", "--config", "m.yaml", "--model", model, "--micro-batch", "1", "--out", "n")
+    assert again.code == 0 and len(files("n")) == 3
+    for got, want in zip(files("n"), wanted, strict=True):
+        assert (got == want).all()
+    even = cli("morph", "--config", "m.yaml", "--frames", "5", "--model", model, "--out", "e")
+    assert even.code == 0 and len(files("e")) == 5
+    for flags, why in (
+        (["--at", "0,1", "--frames", "4"], "leave --frames and --ease out"),
+        (["--at", "0,x"], "divided by commas"),
+        (["--at", "0.5,0.2"], "ascend"),
+    ):
+        ran = cli("morph", "bag", "shoe", "--model", model, *flags, "--out", "x")
+        assert ran.code != 0 and why in ran.err

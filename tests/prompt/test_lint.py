@@ -105,7 +105,7 @@ CORPUS = [
     ("a runner, tracking shot, slow motion", "", "camera", "a runner", ""),
     ("a (cat:1.3, dog", "", "syntax", "a (cat:1.3), dog", ""),
     ("a cat) and (dog", "", "syntax", "a cat and dog", ""),
-    ("a (cat:5)", "", "weight", "a (cat:2)", ""),
+    ("a (cat:5)", "", "weight", "a (cat:1.6)", ""),
     ("((((((((a cat))))))))", "", "weight", "((((((((a cat))))))))", ""),
     ("a (cat)1.3 there", "", "syntax", "a (cat:1.3) there", ""),
     ("a cat++ there", "", "syntax", "a (cat:1.21) there", ""),
@@ -116,7 +116,7 @@ CORPUS = [
         "please draw me a (cat:4), no dogs, soft light, sitting, soft light",
         "",
         "caption duplicate negation order weight",
-        "a (cat:2), sitting, soft light",
+        "a (cat:1.6), sitting, soft light",
         "dogs",
     ),
     (
@@ -288,7 +288,7 @@ def test_brackets_in_each_mode():
     assert not check("a (cat) [dog]") and not check("(a cat)1.3", emphasis="compel") and not check("a (cat:9", emphasis="none")
     assert fix("a [dog]", "", check("a [dog]", emphasis="comfy"))[0] == "a (dog:0.91)"
     assert fix("a (dog:1.3)", "", check("a (dog:1.3)", emphasis="compel"))[0] == "a (dog)1.3"
-    assert fix("a (dog)9", "", check("a (dog)9", emphasis="compel"))[0] == "a (dog)2"
+    assert fix("a (dog)9", "", check("a (dog)9", emphasis="compel"))[0] == "a (dog)1.6"
     assert fix("a (dog", "", check("a (dog", emphasis="comfy"))[0] == "a dog"
     (finding,) = check('("a", "b").blend(1, 2)', emphasis="compel")
     assert finding.kind == "syntax" and "blend" in finding.reason and not finding.fixable

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import webuiapi
 from PIL import Image
 
 from safelight.interop import infotext
-from tests.serve.live import Running
+from safelight.serve.settings import Tokens
+from tests.serve.live import Running, models, serving
 
 TINY = {"override_settings": {"sd_model_checkpoint": "tiny"}}
 
@@ -197,3 +199,159 @@ def test_what_is_not_here_is_refused_by_name(body: dict[str, Any], says: str, li
     answer = live.client.post("/sdapi/v1/txt2img", json={"prompt": "bag", **TINY, **body})
     assert answer.status_code in (404, 422)
     assert says in answer.json()["error"]["message"]
+
+
+# ---- a client that people use: webuiapi --------------------------------------------------------------------------------------
+
+PICTURE = np.random.default_rng(1).integers(0, 256, (8, 8), dtype=np.uint8)
+RIGHT = np.zeros((8, 8), np.uint8)
+RIGHT[:, 4:] = 255
+PEER = {"prompt": "bag", "seed": 11, "steps": 4, "width": 8, "height": 8, "cfg_scale": 3}
+
+
+@pytest.fixture
+def peer(live: Running) -> webuiapi.WebUIApi:
+    """The client as its users make one."""
+    host, port = live.address.removeprefix("http://").split(":")
+    made = webuiapi.WebUIApi(host=host, port=int(port), sampler="Euler a", steps=4)
+    made.set_options({"sd_model_checkpoint": next(t for t in made.util_get_model_names() if t.startswith("tiny."))})
+    return made
+
+
+def own(live: Running, number: int = 0, **request: Any) -> bytes:
+    """The file that our own API makes of a request."""
+    asked = {"prompt": "bag", "seed": 11, "steps": 4, "size": [8, 8], "mix": {"kind": "cfg", "scale": 3}, **request}
+    answer = live.client.post(f"/v1/runs?picture={number}", json={"model": "tiny", "record": "preview", "request": asked})
+    assert answer.status_code == 200, answer.text
+    return answer.content
+
+
+def files(made: webuiapi.WebUIApiResult) -> list[bytes]:
+    return [base64.b64decode(one) for one in made.json["images"]]
+
+
+def seal(live: Running, array: np.ndarray, where: str = "pictures") -> str:
+    data = base64.b64decode(b64(array))
+    found: str = live.client.post(f"/v1/{where}", content=data, headers={"content-type": "image/png"}).json()["seal"]
+    return found
+
+
+def test_webuiapi_makes_the_very_files_of_our_own_api(peer: webuiapi.WebUIApi, live: Running) -> None:
+    made = peer.txt2img(**PEER, negative_prompt="shoe", sampler_name="DPM++ 2M", scheduler="Karras", batch_size=2)
+    same = {"negative": "shoe", "sampler": {"kind": "dpm++2m"}, "grid": "karras", "count": 2}
+    assert files(made) == [own(live, k, **same) for k in range(2)]
+    assert [image.size for image in made.images] == [(8, 8)] * 2
+    assert (made.info["seed"], made.info["sd_model_name"]) == (11, "tiny")
+    assert "Negative prompt: shoe" in made.info["infotexts"][0]
+    assert files(peer.txt2img(**PEER)) == [own(live, sampler="euler-ancestral", grid=None)]
+
+
+def test_webuiapi_varies(peer: webuiapi.WebUIApi, live: Running) -> None:
+    made = peer.txt2img(**PEER, subseed=5, subseed_strength=0.25)
+    assert files(made) == [own(live, sampler="euler-ancestral", task={"kind": "vary", "seed": 5, "strength": 0.25})]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_webuiapi_edits_as_our_own_api_does(masked: bool, peer: webuiapi.WebUIApi, live: Running) -> None:
+    more: dict[str, Any] = {"mask_image": Image.fromarray(RIGHT), "mask_blur": 0, "inpainting_fill": 1} if masked else {}
+    made = peer.img2img(
+        images=[Image.fromarray(PICTURE)],
+        denoising_strength=0.5,
+        inpaint_full_res=False,
+        sampler_name="DDIM",
+        eta=0.0,
+        **PEER,
+        **more,
+    )
+    task = {"kind": "image", "picture": seal(live, PICTURE), "strength": 0.5, "fit": "stretch"}
+    if masked:
+        task |= {"kind": "inpaint", "mask": seal(live, RIGHT, "masks"), "feather": 0, "fill": "original"}
+    assert files(made) == [own(live, sampler={"kind": "ddim", "eta": 0.0}, grid="leading", task=task)]
+    if masked:
+        assert (np.asarray(made.image.convert("L"))[:, :4] == PICTURE[:, :4]).all()
+
+
+def test_webuiapi_watches_and_interrupts(peer: webuiapi.WebUIApi) -> None:
+    answers: list[webuiapi.WebUIApiResult] = []
+    thread = threading.Thread(target=lambda: answers.append(peer.txt2img(prompt="bag", steps=900, width=64, height=64)))
+    thread.start()
+    until = time.monotonic() + 60
+    while (now := peer.get_progress())["progress"] == 0 and time.monotonic() < until:
+        time.sleep(0.02)
+    assert 0 < now["progress"] < 1 and now["state"]["sampling_steps"] == 900
+    assert peer.interrupt() == {}
+    thread.join(60)
+    assert answers[0].images == []
+    peer.util_wait_for_ready(0.05)
+    assert peer.skip() == {}
+
+
+def test_webuiapi_reads_what_was_written(peer: webuiapi.WebUIApi) -> None:
+    made = peer.txt2img(**PEER)
+    found = peer.png_info(made.image)
+    assert found.info == made.info["infotexts"][0]
+    assert (found.parameters["Prompt"], found.parameters["Seed"]) == ("bag", "11")
+
+
+def test_webuiapi_finds_every_list_that_it_knows(peer: webuiapi.WebUIApi, live: Running) -> None:
+    assert {"Euler a", "DPM++ 2M"} <= set(peer.util_get_sampler_names())
+    assert "karras" in peer.util_get_scheduler_names()
+    assert peer.util_get_current_model().startswith("tiny.safetensors [")
+    assert peer.get_cmd_flags()["api"] is True
+    assert peer.get_memory()["ram"]["total"] > 0
+    assert peer.get_scripts() == {"txt2img": [], "img2img": []}
+    assert {"Lanczos", "Nearest"} <= {one["name"] for one in peer.get_upscalers()}
+    assert peer.get_embeddings()["skipped"] == {}
+    for listed in (
+        peer.get_sd_vae,
+        peer.get_latent_upscale_modes,
+        peer.get_loras,
+        peer.get_hypernetworks,
+        peer.get_face_restorers,
+        peer.get_realesrgan_models,
+        peer.get_prompt_styles,
+    ):
+        assert listed() == [], listed.__name__
+    assert peer.refresh_checkpoints() is None
+    peer.util_set_model("WORDS")
+    assert peer.util_get_current_model().startswith("words.")
+    peer.util_set_model("tiny")
+
+
+@pytest.mark.parametrize(("name", "filter"), [("Lanczos", Image.Resampling.LANCZOS), ("Nearest", Image.Resampling.NEAREST)])
+def test_webuiapi_enlarges(name: str, filter: Image.Resampling, peer: webuiapi.WebUIApi) -> None:
+    large = peer.extra_single_image(Image.fromarray(PICTURE), upscaler_1=name, upscaling_resize=3)
+    expected = np.asarray(Image.fromarray(PICTURE).resize((24, 24), filter))
+    assert (np.asarray(large.image.convert("L")) == expected).all()
+    several = peer.extra_batch_images([Image.fromarray(PICTURE), Image.fromarray(RIGHT)], upscaler_1=name, upscaling_resize=2)
+    assert [image.size for image in several.images] == [(16, 16)] * 2
+    fitted = peer.extra_single_image(
+        Image.fromarray(PICTURE), upscaler_1=name, resize_mode=1, upscaling_resize_w=24, upscaling_resize_h=16
+    )
+    assert fitted.image.size == (24, 16)
+    whole = peer.extra_single_image(
+        Image.fromarray(PICTURE),
+        upscaler_1=name,
+        resize_mode=1,
+        upscaling_resize_w=24,
+        upscaling_resize_h=16,
+        upscaling_crop=False,
+    )
+    assert whole.image.size == (24, 24)
+    with pytest.raises(RuntimeError, match="pixels"):
+        peer.extra_single_image(Image.fromarray(PICTURE), upscaler_1=name, resize_mode=1, upscaling_resize_w=90_000)
+    with pytest.raises(RuntimeError, match="upscaler_1: no upscaler"):
+        peer.extra_single_image(Image.fromarray(PICTURE), upscaler_1="R-ESRGAN 4x+")
+    with pytest.raises(RuntimeError, match="gfpgan_visibility: that is not here"):
+        peer.extra_single_image(Image.fromarray(PICTURE), gfpgan_visibility=0.5)
+
+
+def test_webuiapi_comes_in_with_a_token_as_password(tmp_path: Any) -> None:
+    token = "a-token-for-tests-that-nobody-guesses"
+    models(tmp_path)
+    with serving(tmp_path, Tokens(tmp_path, (token,)), devices=()) as server:
+        host, port = server.address.removeprefix("http://").split(":")
+        let_in = webuiapi.WebUIApi(host=host, port=int(port), username="anybody", password=token)
+        assert let_in.get_cmd_flags()["api_auth"] is True
+        with pytest.raises(RuntimeError, match="401"):
+            webuiapi.WebUIApi(host=host, port=int(port), username="anybody", password="wrong").txt2img(**PEER)

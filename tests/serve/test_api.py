@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,12 @@ import torch
 from PIL import Image
 
 from safelight.picture import note
+from safelight.serve.safety import _detector as detector
+from safelight.serve.settings import Tokens
 from safelight.trace import Trace
 from tests.serve.live import Running, events, models, serving
+
+TOKEN = "a-token-for-tests-that-nobody-guesses"
 
 
 @pytest.fixture(scope="module")
@@ -146,28 +151,49 @@ def typed(command: str, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    "sort", [pytest.param("words", marks=pytest.mark.slow), "edit", pytest.param("fork", marks=pytest.mark.slow)]
-)
-def test_copied_commands_make_the_same_bytes(sort: str, live: Running, tmp_path: Path) -> None:
-    """curl and the command line, as the API gives them, end in the very file that the run has."""
+def asked_for(sort: str, live: Running) -> dict[str, Any]:
+    """A finished run of each sort that has a command."""
     mix = {"kind": "cfg", "scale": 3.5}
     if sort == "words":
         words = {"prompt": ['-it\'s a (red:1.2) apple: "yes"', "b"], "negative": "no: 'none'"}
-        found = live.over(live.ask("words", seed=21, steps=4, sampler="euler-ancestral", mix=mix, **words)["id"])
-    else:
-        found = live.run(seed=21, steps=4, sampler="euler-ancestral", negative="shoe", mix=mix)
-    if sort == "edit":
-        picture = found["pictures"][0]["seal"]
-        mask = np.zeros((8, 8), np.uint8)
-        mask[2:6] = 255
-        out = io.BytesIO()
-        Image.fromarray(mask).save(out, "PNG")
-        marks = live.client.post("/v1/masks", content=out.getvalue(), headers={"content-type": "image/png"}).json()["seal"]
-        found = live.run(seed=22, task={"kind": "inpaint", "picture": picture, "mask": marks, "feather": 1})
-    elif sort == "fork":
+        return live.over(live.ask("words", seed=21, steps=4, sampler="euler-ancestral", mix=mix, **words)["id"])
+    if sort == "mix":
+        task = {"kind": "mix", "expression": '"a king" - 0.5 * "a man" + "a woman"'}
+        return live.over(live.ask("words", seed=21, steps=3, prompt="", task=task)["id"])
+    if sort == "vary":
+        return live.run(seed=21, steps=3, task={"kind": "vary", "seed": 4, "strength": 0.3})
+    if sort == "morph":
+        ends = [{"prompt": "bag", "seed": 1}, {"prompt": "shoe", "seed": 2}]
+        segment = {"task": {"kind": "interpolate", "ends": ends}, "frames": 5}
+        body = {"model": "tiny", "request": {"steps": 3}, "every": 4, "segments": [segment]}
+        return live.over(json_of(live, "/v1/morphs", body, status=202)["runs"][-1]["id"])
+    first = live.run(seed=21, steps=4, sampler="euler-ancestral", negative="shoe", mix=mix)
+    if sort == "fork":
         asked = {"step": 2, "request": {"prompt": ["shoe"], "mix": {"scale": 6}}, "noise": 0.25}
-        found = live.over(json_of(live, f"/v1/runs/{found['id']}/fork", asked, status=202)["id"])
+        return live.over(json_of(live, f"/v1/runs/{first['id']}/fork", asked, status=202)["id"])
+    picture = first["pictures"][0]["seal"]
+    if sort == "image":
+        return live.run(seed=22, task={"kind": "image", "picture": picture, "strength": 0.6})
+    if sort == "outpaint":
+        return live.run(seed=22, task={"kind": "outpaint", "picture": picture, "margins": [4, 4, 0, 0]})
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2:6] = 255
+    out = io.BytesIO()
+    Image.fromarray(mask).save(out, "PNG")
+    marks = live.client.post("/v1/masks", content=out.getvalue(), headers={"content-type": "image/png"}).json()["seal"]
+    return live.run(seed=22, task={"kind": "inpaint", "picture": picture, "mask": marks, "feather": 1})
+
+
+@pytest.mark.parametrize(
+    "sort",
+    [
+        "inpaint",
+        *(pytest.param(s, marks=pytest.mark.slow) for s in ("words", "mix", "vary", "morph", "fork", "image", "outpaint")),
+    ],
+)
+def test_copied_commands_make_the_same_bytes(sort: str, live: Running, tmp_path: Path) -> None:
+    """curl and the command line, as the API gives them, end in the very file that the run has."""
+    found = asked_for(sort, live)
     assert found["state"] == "done", found["error"]
     data = live.client.get(found["pictures"][0]["url"]).content
     commands = json_of(live, f"/v1/runs/{found['id']}/commands")
@@ -179,8 +205,111 @@ def test_copied_commands_make_the_same_bytes(sort: str, live: Running, tmp_path:
         if name == "python":
             (folder / "again.py").write_text(commands["python"])
         typed(f"{sys.executable} again.py" if name == "python" else commands[name], folder)
-        made = next(folder.rglob("0000*.png"), folder / "0.png")
+        several = sorted(
+            file for file in (folder / "pictures").rglob("*.png") if file.stem != "pictures"
+        )  # that one is the sheet of them
+        made = several[0] if several else folder / "0.png"
         assert made.read_bytes() == data, name
+
+
+def test_copied_curl_comes_in_with_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line holds no secret: the token is read from where a person keeps it."""
+    monkeypatch.setenv("SAFELIGHT_TOKEN", TOKEN)
+    data = tmp_path / "data"
+    models(data)
+    with serving(data, Tokens(data, (TOKEN,))) as server:
+        server.client.headers["authorization"] = f"Bearer {TOKEN}"
+        run = server.run(seed=5, steps=2)
+        line = json_of(server, f"/v1/runs/{run['id']}/commands")["curl"]
+        assert "$SAFELIGHT_TOKEN" in line and TOKEN not in line
+        typed(line, tmp_path)
+        assert (tmp_path / "0.png").read_bytes() == server.client.get(run["pictures"][0]["url"]).content
+
+
+# ---- limits ------------------------------------------------------------------------------------------------------------------
+
+LIMITS = {
+    "pixels": 256,
+    "work": 4000,
+    "steps": 20,
+    "count": 3,
+    "prompt": 100,
+    "body": 20_000,
+    "decompressed": 400,
+    "queue": 2,
+    "cells": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server on which nearly everything is too much."""
+    folder = tmp_path_factory.mktemp("small")
+    models(folder)
+    with serving(folder, devices=(), limits=LIMITS) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("limit", "path", "body", "status"),
+    [
+        ("pixels", "/v1/runs", {"request": {"size": [16, 24]}}, 422),
+        ("work", "/v1/runs", {"request": {"size": [16, 16], "steps": 16}}, 422),
+        ("steps", "/v1/runs", {"request": {"steps": 21}}, 422),
+        ("count", "/v1/runs", {"request": {"count": 4}}, 422),
+        ("prompt", "/v1/runs", {"request": {"prompt": "a" * 101}}, 422),
+        ("prompt in parts", "/v1/runs", {"request": {"prompt": "a" * 60, "negative": "b" * 60}}, 422),
+        (
+            "prompt of a morph",
+            "/v1/morphs",
+            {"segments": [{"task": {"ends": [{"prompt": "a" * 101}, {"prompt": "b"}]}, "frames": 2}]},
+            422,
+        ),
+        ("body", "/v1/runs", {"title": "a" * 21_000}, 413),
+        ("cells", "/v1/grids", {"axes": [{"path": "seed", "values": [1, 2, 3, 4]}]}, 422),
+        (
+            "cells of a morph",
+            "/v1/morphs",
+            {"segments": [{"task": {"ends": [{"prompt": "a"}, {"prompt": "b"}]}, "frames": 9}]},
+            422,
+        ),
+        ("queue", "/v1/grids", {"axes": [{"path": "seed", "values": [1, 2, 3]}]}, 429),
+        ("pixels by A1111", "/sdapi/v1/txt2img", {"width": 64, "height": 64}, 422),
+        ("count by A1111", "/sdapi/v1/txt2img", {"batch_size": 2, "n_iter": 2}, 422),
+        ("steps by OpenAI", "/v1/images/generations", {"prompt": "bag", "steps": 21}, 422),
+        ("pixels by OpenAI", "/v1/images/generations", {"prompt": "bag", "size": "64x64"}, 422),
+    ],
+)
+def test_what_is_too_much_is_said(limit: str, path: str, body: dict[str, Any], status: int, small: Running) -> None:
+    before = json_of(small, "/v1/jobs")["jobs"]
+    named = {"override_settings": {"sd_model_checkpoint": "tiny"}} if path.startswith("/sdapi") else {"model": "tiny"}
+    found = json_of(small, path, {**named, **body}, status=status)["error"]
+    assert set(found) == {"message", "type", "param", "code"}
+    assert re.search(r"\d", found["message"]), "it says how much would do"
+    assert json_of(small, "/v1/jobs")["jobs"] == before
+
+
+def test_a_picture_may_unpack_to_so_much(small: Running) -> None:
+    for side, status in ((20, 200), (21, 413)):
+        out = io.BytesIO()
+        Image.new("L", (side, side)).save(out, "PNG")
+        for where in ("/v1/pictures", "/v1/masks"):
+            answer = small.client.post(where, content=out.getvalue(), headers={"content-type": "image/png"})
+            assert answer.status_code == status, (side, where)
+
+
+def test_a_full_queue_says_so(tmp_path: Path) -> None:
+    models(tmp_path)
+    with serving(tmp_path, devices=(), limits={"queue": 2, "rate": 5.0, "burst": 6}) as server:
+        told = [server.client.post("/v1/runs", json={"model": "tiny", "request": {"prompt": "bag"}}) for _ in range(3)]
+        assert [one.status_code for one in told] == [202, 202, 429]
+        assert told[2].json()["error"]["code"] == "queue_full"
+        often = [server.client.get("/healthz") for _ in range(20)]
+        assert {one.status_code for one in often} == {200, 429}
+        late = next(one for one in often if one.status_code == 429)
+        assert late.json()["error"]["code"] == "rate_limit_exceeded"
+        time.sleep(int(late.headers["retry-after"]) + 0.1)
+        assert server.client.get("/healthz").status_code == 200
 
 
 # ---- recordings --------------------------------------------------------------------------------------------------------------
@@ -383,6 +512,22 @@ def test_pictures_that_are_brought(live: Running, run: dict[str, Any]) -> None:
     assert form == sent
 
 
+def test_another_tools_picture_says_what_was_asked(live: Running) -> None:
+    from PIL import PngImagePlugin
+
+    text = "a red apple\nNegative prompt: blurry\nSteps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 5, Seed: 7, Size: 64x64"
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text("parameters", text + ", Hires upscale: 2")
+    out = io.BytesIO()
+    Image.new("L", (8, 8)).save(out, "PNG", pnginfo=chunks)
+    found = live.client.post("/v1/pictures", content=out.getvalue(), headers={"content-type": "image/png"}).json()
+    asked = found["request"]
+    assert (asked["prompt"], asked["negative"], asked["steps"], asked["seed"]) == (["a red apple"], "blurry", 20, 7)
+    assert found["note"] is None
+    assert any("Hires upscale" in line for line in found["reports"])
+    assert json_of(live, "/v1/runs", {"request": asked}, status=202)["seed"] == 7
+
+
 def test_import_keeps_what_pictures_say(live: Running, tmp_path: Path) -> None:
     with serving_elsewhere(tmp_path) as other:
         run = live.run(seed=77, steps=2)
@@ -426,7 +571,7 @@ def test_models_say_what_they_are(live: Running) -> None:
     json_of(live, "/v1/models/nobody", status=404)
 
 
-def test_settings_are_kept(tmp_path: Path) -> None:
+def test_settings_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models(tmp_path)
     with serving(tmp_path, devices=()) as server:
         public = json_of(server, "/v1/settings")["settings"]
@@ -439,7 +584,12 @@ def test_settings_are_kept(tmp_path: Path) -> None:
         refused = json_of(server, "/v1/runs", {"model": "tiny", "request": {"prompt": "a BÁG"}}, status=403)["error"]
         assert refused["code"] == "content_policy_violation"
         assert "'bag'" in refused["message"]
-        json_of(server, "/v1/settings", {"safety": {"kind": "nudenet"}}, "PUT", 422)
+        monkeypatch.setitem(sys.modules, "nudenet", None)
+        detector.cache_clear()
+        assert (
+            "safelight[safety]"
+            in json_of(server, "/v1/settings", {"safety": {"kind": "nudenet"}}, "PUT", 422)["error"]["message"]
+        )
         json_of(server, "/v1/settings", {"limits": {"pixels": 10**9}}, "PUT", 422)
     with serving(tmp_path, devices=()) as server:
         assert json_of(server, "/v1/settings")["settings"]["prune"]["days"] == 3
@@ -467,5 +617,20 @@ def test_the_page_has_every_address(live: Running) -> None:
         "morph",
     ):
         assert live.client.get(f"/{where}").content == index
-    for file in re.findall(rb'(?:src|href)="(/studio/[^"]+)"', index):
-        assert live.client.get(file.decode()).status_code == 200
+    for name in re.findall(rb'(?:src|href)="(/studio/[^"]+)"', index):
+        where = name.decode()
+        packed, plain = (live.client.get(where, headers={"accept-encoding": how}) for how in ("gzip", "identity"))
+        assert (packed.status_code, plain.status_code) == (200, 200)
+        assert packed.content == plain.content
+        assert (packed.headers.get("content-encoding"), plain.headers.get("content-encoding")) == ("gzip", None)
+        assert packed.headers["etag"] != plain.headers["etag"]
+        for one, how in ((packed, "gzip"), (plain, "identity")):
+            again = live.client.get(where, headers={"accept-encoding": how, "if-none-match": one.headers["etag"]})
+            assert (again.status_code, again.content) == (304, b"")
+    assert (
+        live.client.get("/studio/js/shell.js", headers={"accept-encoding": "gzip;q=0, br"}).headers.get("content-encoding")
+        is None
+    )
+    kept = [live.client.get("/studio/example/run.json", headers={"accept-encoding": how}) for how in ("gzip", "identity")]
+    assert kept[0].json() == kept[1].json()
+    assert kept[0].headers["content-type"] == "application/json"

@@ -44,10 +44,12 @@ def test_words_are_merged_as_the_tokenizer_merges_them() -> None:
     for word in found["words"]:
         assert [t.ids[s] for s in word["merges"][-1]] == word["ids"] == t.encode(word["text"])
         assert len(word["merges"][0]) == len(word["text"].encode())
-        for before, after in zip(word["merges"], word["merges"][1:], strict=False):
+        assert len(word["ranks"]) == len(word["merges"]) - 1
+        for before, after, number in zip(word["merges"], word["merges"][1:], word["ranks"], strict=False):
             pairs = [p for p in zip(before, before[1:], strict=False) if p in rank]
             best = min(pairs, key=rank.__getitem__)
             assert "".join(best) in after
+            assert t.merges[number] == best
             assert "".join(before) == "".join(after)
             assert len(after) < len(before)
         last = word["merges"][-1]
@@ -88,7 +90,8 @@ def test_a_token_knows_where_it_stands(prompt: str, emphasis: str) -> None:
     windows = encoder.windows([prompt], emphasis)[0].windows
     assert [t.id for t in found] == [i for w in windows for i in w.ids]
     assert [t.weight for t in found] == [x for w in windows for x in w.weights]
-    starts = [t.start for t in found]
+    starts = [t.start for t in found if t.start is not None]
+    assert len(starts) == len(found)
     assert starts == sorted(starts)
     for t in found:
         there = prompt[t.start : t.end]

@@ -109,3 +109,39 @@ def test_models_are_names(tmp_path: Path) -> None:
         folder.shelve(elsewhere, "a/b")
     with pytest.raises(SpecError):
         folder.shelve(tmp_path / "nothing.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        ("/srv/models/tiny.safetensors is no model", "tiny.safetensors is no model"),
+        ("no file '/srv/models/a.png' here", "no file 'a.png' here"),
+        (
+            "OSError: [Errno 2] No such file: '/srv/x/trace-2.safetensors'",
+            "OSError: [Errno 2] No such file: 'trace-2.safetensors'",
+        ),
+        ("ask for it with POST /v1/runs/ID/attention", "ask for it with POST /v1/runs/ID/attention"),
+        (
+            "1/2 of 3/4/5, </w> and a/b/c stay, http://127.0.0.1/a/b too",
+            "1/2 of 3/4/5, </w> and a/b/c stay, http://127.0.0.1/a/b too",
+        ),
+    ],
+)
+def test_sentences_name_files_without_their_places(tmp_path: Path, said: str, left: str) -> None:
+    assert Folder(tmp_path).nameless(said) == left
+
+
+def test_a_folder_of_this_machine_goes_also_with_spaces_in_it(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "with some space")
+    assert folder.nameless(f"{folder.path}/runs/x/0.png is gone") == "runs/x/0.png is gone"
+    assert folder.nameless(f"no {Path.home()}/a.png") == "no a.png"
+
+
+def test_a_folder_of_the_first_version_is_brought_here(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "safelight.db") as db:
+        for statement in MIGRATIONS[0]:
+            db.execute(statement)
+        db.execute("PRAGMA user_version = 1")
+    db = Folder(tmp_path).db
+    assert db.execute("SELECT count(*) FROM log").fetchone()[0] == 0
+    assert db.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS)

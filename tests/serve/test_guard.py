@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from safelight.serve.app import app
-from safelight.serve.guard import Allowance
+from safelight.serve.guard import Allowance, cookie, whole
 from safelight.serve.settings import Settings, Tokens
 from safelight.spec import SpecError
 from tests.serve.live import Running, models, serving
@@ -39,8 +39,10 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     (folder.parent / "secret.txt").write_text("SECRET")
     models(folder)
     limits = {"body": 2 << 20, "decompressed": 1 << 20, "failures": 1000, "pixels": 4096, "steps": 50, "count": 8, "queue": 50}
-    with serving(folder, Tokens(folder, (TOKEN,)), devices=(), limits=limits) as running:
+    tokens = Tokens(folder, (TOKEN,))
+    with serving(folder, tokens, devices=(), limits=limits) as running:
         running.client.headers["authorization"] = f"Bearer {TOKEN}"
+        TOKENS[running.address] = tokens
         yield running
 
 
@@ -85,13 +87,10 @@ def upload(server: Running, data: bytes, where: str = "/v1/pictures") -> int:
 def bomb(side: int = 6_000) -> bytes:
     """A PNG of some 40 kilobytes that unpacks to `side` x `side` pixels."""
 
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
     line = zlib.compressobj(9)
-    packed = b"".join(line.compress(b"\0" * (side + 1)) for _ in range(side)) + line.flush()
+    pixels = b"".join(line.compress(b"\0" * (side + 1)) for _ in range(side)) + line.flush()
     head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 class Evil:
@@ -181,6 +180,76 @@ ATTACKS: dict[str, tuple[Callable[[Running], int], set[int]]] = {
     ),
     "rebinding of the page": (lambda s: s.client.get("/", headers={"host": "evil.example"}).status_code, {421}),
     "no host": (lambda s: int(raw(s, b"GET /v1/runs HTTP/1.0\r\n\r\n").split(b" ", 2)[1]), {400, 421}),
+    "host with a user": (lambda s: hosted(s, f"me@{at(s)}"), {421}),
+    "host with a password": (lambda s: hosted(s, f"{at(s)}:80@evil.example"), {421}),
+    "host behind a comma": (lambda s: hosted(s, f"{at(s)}, evil.example"), {421}),
+    "host with a port beyond ports": (lambda s: hosted(s, "127.0.0.1:99999999"), {421}),
+    "host as an address": (lambda s: hosted(s, "http://127.0.0.1"), {421}),
+    "host of full width": (lambda s: hosted(s, "\uff11\uff12\uff17.0.0.1".encode().decode("latin-1")), {400, 421}),
+    "host as a number": (lambda s: hosted(s, "2130706433"), {421}),
+    "host twice": (
+        lambda s: sent(s, f"GET /v1/runs HTTP/1.1\r\nHost: {at(s)}\r\nHost: evil.example\r\n\r\n"),
+        {400},
+    ),
+    "host empty": (lambda s: hosted(s, ""), {400, 421}),
+    "forwarded host": (
+        lambda s: s.client.get("/v1/runs", headers={"host": "evil.example", "x-forwarded-host": at(s)}).status_code,
+        {421},
+    ),
+    "another server's address": (
+        lambda s: sent(s, f"GET http://evil.example/v1/runs HTTP/1.1\r\nHost: {at(s)}\r\nConnection: close\r\n\r\n"),
+        {400, 404, 421},
+    ),
+    "a tunnel": (lambda s: sent(s, f"CONNECT evil.example:443 HTTP/1.1\r\nHost: {at(s)}\r\n\r\n"), {400, 404, 405, 421}),
+    # another kind of request than it seems
+    "websocket of another site": (lambda s: socketed(s, "Origin: https://evil.example\r\n"), {403}),
+    "websocket without a token": (lambda s: socketed(s, ""), {401}),
+    "websocket": (lambda s: socketed(s, f"Authorization: Bearer {TOKEN}\r\n", "/v1/socket"), {404}),
+    "method override by header": (
+        lambda s: s.client.post(f"/v1/runs/{RUN}", headers={"x-http-method-override": "DELETE"}).status_code,
+        {405},
+    ),
+    "method override by query": (lambda s: s.client.get("/v1/jobs/pause?_method=POST").status_code, {404, 405}),
+    "method override by form": (lambda s: s.client.post(f"/v1/runs/{RUN}", data={"_method": "DELETE"}).status_code, {405}),
+    "a trace of the request": (lambda s: s.client.request("TRACE", "/v1/runs").status_code, {405}),
+    "a body after a body": (
+        lambda s: sent(
+            s,
+            f"POST /v1/jobs/order HTTP/1.1\r\nHost: {at(s)}\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+            f"0\r\n\r\nGET /v1/runs HTTP/1.1\r\nHost: {at(s)}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n",
+        ),
+        {400, 401},
+    ),
+    **{
+        f"a length of {name}": (lambda s, v=value: sent(s, f"POST /v1/runs HTTP/1.1\r\nHost: {at(s)}\r\n{v}\r\n\r\n"), {400})  # type: ignore[misc]
+        for name, value in {
+            "less than nothing": "Content-Length: -5",
+            "a plus": "Content-Length: +5",
+            "a list": "Content-Length: 5, 6",
+            "two minds": "Content-Length: 5\r\nContent-Length: 6",
+            "many digits": "Content-Length: " + "9" * 4000,
+        }.items()
+    },
+    "a coding nobody knows": (
+        lambda s: sent(s, f"POST /v1/runs HTTP/1.1\r\nHost: {at(s)}\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
+        {400, 501},
+    ),
+    "a chunk without end": (
+        lambda s: sent(
+            s,
+            f"POST /v1/runs HTTP/1.1\r\nHost: {at(s)}\r\nAuthorization: Bearer {TOKEN}\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + "F" * 21
+            + "\r\n",
+        ),
+        {400, 413},
+    ),
+    "a header of 1 MB": (lambda s: sent(s, f"GET / HTTP/1.1\r\nHost: {at(s)}\r\nA: {'a' * (1 << 20)}\r\n\r\n"), {400, 431}),
+    "headers without end": (lambda s: sent(s, f"GET / HTTP/1.1\r\nHost: {at(s)}\r\n" + "A: b\r\n" * 50_000), {400, 431}),
+    "an address of 1 MB": (lambda s: sent(s, f"GET /{'a' * (1 << 20)} HTTP/1.1\r\nHost: {at(s)}\r\n\r\n"), {400, 414}),
+    "a header in a header": (
+        lambda s: s.client.get("/v1/runs/%0d%0aSet-Cookie:%20a=b").status_code,
+        {400},
+    ),
     # ten ways out of the folder, and some more
     "traversal plain": (lambda s: path(s, "/studio/../../secret.txt"), {400, 404}),
     "traversal encoded": (lambda s: path(s, "/studio/%2e%2e/%2e%2e/secret.txt"), {400}),
@@ -195,6 +264,35 @@ ATTACKS: dict[str, tuple[Callable[[Running], int], set[int]]] = {
     "traversal in a seal": (lambda s: path(s, "/v1/pictures/sha256:..%2f..%2fsecret.txt.png"), {400, 404, 422}),
     "traversal in a model's name": (lambda s: asked_model(s, "../../secret"), {404, 422}),
     "an absolute model": (lambda s: asked_model(s, "/etc/passwd"), {404, 422}),
+    **{
+        f"a model named {name}": (lambda s, v=value: asked_model(s, v), {404, 422})  # type: ignore[misc]
+        for name, value in {
+            "with a NUL": "tiny\0",
+            "by a file": "tiny.safetensors",
+            "by a folder": "models/tiny",
+            "by a way round": "tiny/../tiny",
+            "above": "..",
+            "in full width": "\uff54\uff49\uff4e\uff59",
+            "with nothing in it": "tiny\u200b",
+            "backwards": "\u202eynit",
+            "as a flag": "--help",
+            "as a pattern": "t*",
+            "at length": "a" * 100_000,
+        }.items()
+    },
+    "a model to load by a path": (lambda s: path(s, "/v1/models/..%2f..%2fsecret.txt"), {400, 404, 422}),
+    "a checkpoint by a path": (
+        lambda s: (
+            s.client.post("/sdapi/v1/options", json={"sd_model_checkpoint": "../../secret.safetensors [abc]"}).status_code
+        ),
+        {404, 422},
+    ),
+    "a concept by a path": (
+        lambda s: s.client.put("/v1/concepts/..%2fx", json={"expression": '"a"'}).status_code,
+        {400, 404, 405, 422},
+    ),
+    "a picture's folder that is a link": (lambda s: folder_as_link(s), {404}),
+    "a seal that is a link": (lambda s: seal_as_link(s), {404}),
     "a link instead of a picture": (lambda s: shown_as_link(s, "0.png"), {404}),
     "a link instead of a recording": (lambda s: shown_as_link(s, "trace.safetensors"), {404}),
     "a file as the weak model": (lambda s: asked(s, {"mix": {"kind": "autoguidance", "weak": "/etc/passwd"}}), {422}),
@@ -252,6 +350,40 @@ ATTACKS: dict[str, tuple[Callable[[Running], int], set[int]]] = {
         ),
         {415},
     ),
+    **{
+        f"{name} of a picture": (lambda s, make=made: upload(s, make()), right)  # type: ignore[misc]
+        for name, (made, right) in {
+            "a packed text of 256 MB": (lambda: noted(b"zTXt", b"safelight\0\0" + packed(256 << 20)), {413, 422}),
+            "a packed international text of 256 MB": (
+                lambda: noted(b"iTXt", b"safelight\0\1\0\0\0" + packed(256 << 20)),
+                {413, 422},
+            ),
+            "a colour profile of 256 MB": (lambda: noted(b"iCCP", b"a\0\0" + packed(256 << 20)), {200, 413, 422}),
+            "a thousand texts of 1 MB": (lambda: noted(b"zTXt", b"parameters\0\0" + packed(1 << 20), 1000), {413, 422}),
+            "a note that unpacks to 256 MB": (
+                lambda: noted(b"tEXt", b"safelight\0" + base64.b64encode(packed(256 << 20))),
+                {422},
+            ),
+            "a note nested without end": (
+                lambda: noted(b"tEXt", b"safelight\0" + b'{"format":1,"request":' + b"[" * 200_000),
+                {422},
+            ),
+            "parameters of 1 MB": (lambda: noted(b"tEXt", b"parameters\0" + b"a" * 1_000_000), {413}),
+            "a note that is no note": (
+                lambda: noted(b"tEXt", b'safelight\0{"format":1,"request":{"task":"/etc/passwd"}}'),
+                {422},
+            ),
+            "a line of 70 million pixels": (lambda: headed(70_000_000, 1), {413}),
+            "a header of 2^31 pixels": (lambda: headed(2**31 - 1, 2**31 - 1), {413, 422}),
+            "nothing": (lambda: headed(0, 0), {422}),
+            "half": (lambda: noted(b"tEXt", b"a\0b")[:60], {422}),
+            "a drawing": (lambda: b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>', {422}),
+            "a program": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(/etc/passwd) run\n", {422}),
+            "a page": (lambda: b"<!doctype html><script>alert(1)</script>", {422}),
+        }.items()
+    },
+    "a title of 1 MB": (lambda s: s.client.patch(f"/v1/runs/{RUN}", json={"title": "a" * (1 << 20)}).status_code, {422}),
+    "a search of 50 kB": (lambda s: s.client.get(f"/v1/runs?q={'%25a' * 12_000}").status_code, {400, 414, 422}),
     "a prompt of 1 MB": (lambda s: asked(s, {"prompt": "a " * 500_000}), {413, 422}),
     "a thousand prompts": (lambda s: asked(s, {"prompt": ["bag"] * 1000}), {422}),
     "a prompt of 1 MB to tokenize": (
@@ -326,6 +458,18 @@ ATTACKS: dict[str, tuple[Callable[[Running], int], set[int]]] = {
     "a token in the address": (lambda s: httpx.get(f"{s.address}/v1/runs?token={TOKEN}").status_code, {401}),
     "a wrong cookie": (lambda s: httpx.get(f"{s.address}/v1/runs", cookies={"safelight_token": "x"}).status_code, {401}),
     "a wrong password": (lambda s: httpx.get(f"{s.address}/sdapi/v1/options", auth=("user", "password")).status_code, {401}),
+    "the token as a cookie": (lambda s: cookied(s, TOKEN), {401}),
+    "a session that was made up": (lambda s: cookied(s, "x" * 43), {401}),
+    "a session of half a character": (lambda s: cookied(s, "\xff" * 40), {401}),
+    "a session as a token": (lambda s: bearing(s, signed_in(s)), {401}),
+    "a session that has ended": (lambda s: ended(s), {401}),
+    "signing in by another site": (
+        lambda s: s.client.post("/v1/session", headers={"origin": "https://evil.example"}).status_code,
+        {403},
+    ),
+    "signing in without a token": (lambda s: httpx.post(f"{s.address}/v1/session").status_code, {401}),
+    "an invitation that was used": (lambda s: twice_invited(s), {401}),
+    "an invitation as a token": (lambda s: bearing(s, tokens_of(s).invite()), {401}),
     "metrics without a token": (lambda s: httpx.get(f"{s.address}/metrics").status_code, {401}),
     # pickles
     **{
@@ -334,7 +478,16 @@ ATTACKS: dict[str, tuple[Callable[[Running], int], set[int]]] = {
         for where in ("/v1/pictures", "/v1/masks")
     },
     "a pickle to import": (lambda s: imported(s, evil("plain"), "evil.png"), {422}),
-    "a pickle as a model": (lambda s: pickled_model(s), {404, 422}),
+    "a pickle as a model": (lambda s: odd_model(s, evil("torch")), {404, 422}),
+    # files that lie about themselves
+    "a model with a header of 2^60 bytes": (lambda s: odd_model(s, struct.pack("<Q", 1 << 60) + b"{}"), {404, 422}),
+    "a model with a header of 128 MB": (lambda s: odd_model(s, struct.pack("<Q", 128 << 20), 129 << 20), {404, 422}),
+    "a model of spaces": (lambda s: odd_model(s, struct.pack("<Q", 8 << 20) + b" " * (8 << 20)), {404, 422}),
+    "a model nested without end": (
+        lambda s: odd_model(s, struct.pack("<Q", 1 << 20) + b"[" * (1 << 20)),
+        {404, 422},
+    ),
+    "a model of nothing": (lambda s: odd_model(s, b""), {404, 422}),
 }
 
 
@@ -362,13 +515,136 @@ def imported(server: Running, data: bytes, name: str) -> int:
     return 422 if answer.status_code == 200 and not found["runs"] and len(found["refused"]) == 1 else answer.status_code
 
 
-def pickled_model(server: Running) -> int:
-    """A pickle that lies among the models under the name of one."""
-    (server.settings.folder / "models" / "evil.safetensors").write_bytes(evil("torch"))
+def odd_model(server: Running, data: bytes, length: int = 0) -> int:
+    """Something that lies among the models under the name of one; the others are found all the same."""
+    file = server.settings.folder / "models" / "evil.safetensors"
+    with file.open("wb") as opened:
+        opened.write(data)
+        opened.truncate(max(length, len(data)))
     try:
+        cards = server.client.get("/v1/models").json()["models"]
+        assert {"tiny", "words"} <= {card["name"] for card in cards}
         return asked_model(server, "evil")
     finally:
-        (server.settings.folder / "models" / "evil.safetensors").unlink()
+        file.unlink()
+
+
+def at(server: Running) -> str:
+    return server.address.removeprefix("http://")
+
+
+def sent(server: Running, text: str) -> int:
+    """The status of what these bytes are answered with; none of them holds a token but where it says so."""
+    answer = raw(server, text.encode("latin-1"))
+    assert answer.count(b"HTTP/1.1 ") <= 1, "two answers to one request"
+    return int(answer.split(b" ", 2)[1])
+
+
+def hosted(server: Running, name: str) -> int:
+    return sent(server, f"GET /v1/runs HTTP/1.1\r\nHost: {name}\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\r\n")
+
+
+def socketed(server: Running, more: str, where: str = "/v1/events") -> int:
+    key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    return sent(
+        server, f"GET {where} HTTP/1.1\r\nHost: {at(server)}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{key}{more}\r\n"
+    )
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def headed(width: int, height: int) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)) + chunk(b"IDAT", b"")
+
+
+def noted(kind: bytes, body: bytes, times: int = 1) -> bytes:
+    """A PNG of 2 x 2 with chunks before its pixels."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 8, 0, 0, 0, 0))
+    rest = chunk(b"IDAT", zlib.compress(bytes(6))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(kind, body) * times + rest
+
+
+@functools.cache
+def packed(size: int) -> bytes:
+    line = zlib.compressobj(9)
+    return b"".join(line.compress(b" " * (1 << 20)) for _ in range(size >> 20)) + line.flush()
+
+
+def folder_as_link(server: Running) -> int:
+    """A run's folder, replaced by a link to one outside that holds a picture."""
+    from safelight.serve.runs import Ask
+
+    runs = app_of(server)
+    run = runs.add(Ask(model="tiny"))
+    outside = server.settings.folder.parent / "outside"
+    outside.mkdir(exist_ok=True)
+    (outside / "0.png").write_bytes(noted(b"tEXt", b"a\0SECRET"))
+    runs.folder.run(run.id).parent.mkdir(parents=True, exist_ok=True)
+    runs.folder.run(run.id).symlink_to(outside)
+    runs.pictured(run.id, [("0.png", "sha256:" + "0" * 32, 8, 8)], state="done")
+    answer = server.client.get(f"/v1/runs/{run.id}/pictures/0.png")
+    assert b"SECRET" not in answer.content
+    return answer.status_code
+
+
+def seal_as_link(server: Running) -> int:
+    """A picture that was brought, replaced by a link to what lies outside."""
+    found = server.client.post("/v1/pictures", content=noted(b"tEXt", b"a\0b"), headers={"content-type": "image/png"}).json()
+    file = app_of(server).folder.picture(found["seal"])
+    file.unlink()
+    file.symlink_to(server.settings.folder.parent / "secret.txt")
+    try:
+        answer = server.client.get(f"/v1/pictures/{found['seal']}.png")
+        assert b"SECRET" not in answer.content
+        return answer.status_code
+    finally:
+        file.unlink()
+
+
+# ---- sessions ----------------------------------------------------------------------------------------------------------------
+
+
+def tokens_of(server: Running) -> Tokens:
+    """The tokens of a server, which runs in this process."""
+    return TOKENS[server.address]
+
+
+TOKENS: dict[str, Tokens] = {}
+
+
+def signed_in(server: Running, secret: str = TOKEN) -> str:
+    """The key of a new session."""
+    answer = httpx.post(f"{server.address}/v1/session", headers={"authorization": f"Bearer {secret}"})
+    assert answer.status_code == 204, answer.text
+    told = answer.headers["set-cookie"]
+    assert "HttpOnly" in told and "SameSite=strict" in told and "Path=/" in told
+    assert TOKEN not in told
+    return answer.cookies[cookie(server.settings)]
+
+
+def cookied(server: Running, key: str) -> int:
+    told = f"{cookie(server.settings)}={key}".encode("latin-1")
+    return httpx.get(f"{server.address}/v1/runs", headers={b"cookie": told}).status_code
+
+
+def bearing(server: Running, secret: str) -> int:
+    return httpx.get(f"{server.address}/v1/runs", headers={"authorization": f"Bearer {secret}"}).status_code
+
+
+def ended(server: Running) -> int:
+    key = signed_in(server)
+    assert cookied(server, key) == 200
+    cookies = {cookie(server.settings): key}
+    assert httpx.delete(f"{server.address}/v1/session", cookies=cookies).status_code == 204
+    return cookied(server, key)
+
+
+def twice_invited(server: Running) -> int:
+    invitation = tokens_of(server).invite()
+    assert cookied(server, signed_in(server, invitation)) == 200
+    return httpx.post(f"{server.address}/v1/session", headers={"authorization": f"Bearer {invitation}"}).status_code
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -380,7 +656,9 @@ def test_every_attack_is_refused(attack: str, closed: Running, tmp_path: Path, m
     assert not (tmp_path / CANARY).exists()
     assert closed.client.get("/healthz").status_code == 200
     after = {run["id"] for run in closed.client.get("/v1/runs?limit=1000").json()["runs"]}
-    assert len(after - before) == ("a link" in attack)  # nothing was queued; the link's own run is the test's
+    assert len(after - before) == (
+        attack.startswith("a link") or "folder that is a link" in attack
+    )  # nothing was queued but the test's own
 
 
 @pytest.mark.parametrize(
@@ -430,14 +708,15 @@ def test_a_failure_of_ours_is_a_sentence_with_a_number(
     [
         ({"authorization": f"Bearer {TOKEN}"}, None),
         ({}, ("anybody", TOKEN)),
-        ({"cookie": f"safelight_token={TOKEN}"}, None),
+        ({"cookie": "SESSION"}, None),
         ({"authorization": f"Bearer {TOKEN}", "origin": "ORIGIN"}, None),
         ({"authorization": f"Bearer {TOKEN}", "sec-fetch-site": "same-origin"}, None),
     ],
     ids=["bearer", "basic", "cookie", "own origin", "own page"],
 )
 def test_whoever_may_come_in_does(headers: dict[str, str], auth: tuple[str, str] | None, closed: Running) -> None:
-    told = {k: closed.address if v == "ORIGIN" else v for k, v in headers.items()}
+    words = {"ORIGIN": closed.address, "SESSION": f"{cookie(closed.settings)}={signed_in(closed)}"}
+    told = {k: words.get(v, v) for k, v in headers.items()}
     assert httpx.get(f"{closed.address}/v1/runs", headers=told, auth=auth).status_code == 200
     assert httpx.put(f"{closed.address}/v1/jobs/order", json={"ids": []}, headers=told, auth=auth).status_code == 200
 
@@ -465,6 +744,226 @@ def test_many_requests_of_one_address_are_refused(tmp_path: Path) -> None:
     served = app(Settings(folder=tmp_path, devices=(), limits={"rate": 0.1, "burst": 3}))
     client = TestClient(served, base_url="http://localhost")
     assert [client.get("/healthz").status_code for _ in range(5)] == [200] * 3 + [429] * 2
+
+
+def test_no_client_is_many_by_what_it_says_of_itself(tmp_path: Path) -> None:
+    """Guesses are counted by the line that they come on; only a proxy that was named speaks for others."""
+    limits = {"failures": 5}
+    guesses = [
+        {"authorization": f"Bearer {k}", "x-forwarded-for": f"203.0.113.{k}", "x-real-ip": f"203.0.113.{k}"} for k in range(8)
+    ]
+    folder = tmp_path / "a"
+    with serving(folder, Tokens(folder, (TOKEN,)), devices=(), limits=limits) as server:
+        told = [server.client.get("/v1/runs", headers=one) for one in guesses]
+        assert [one.status_code for one in told] == [401] * 5 + [429] * 3
+        assert int(told[-1].headers["retry-after"]) > 0
+    folder = tmp_path / "b"
+    with serving(folder, Tokens(folder, (TOKEN,)), devices=(), limits=limits, proxies=("127.0.0.1",)) as server:
+        assert [server.client.get("/v1/runs", headers=one).status_code for one in guesses] == [401] * 8
+        one = {"authorization": "Bearer x", "x-forwarded-for": "203.0.113.99"}
+        assert [server.client.get("/v1/runs", headers=one).status_code for _ in range(8)] == [401] * 5 + [429] * 3
+
+
+@pytest.mark.parametrize(
+    ("address", "counted"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff::1", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("testclient", "testclient"),
+    ],
+)
+def test_an_address_counts_with_what_one_client_has(address: str, counted: str) -> None:
+    assert whole(address) == counted
+
+
+def test_a_body_that_comes_slowly_is_not_waited_for(closed: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safelight.serve import guard
+
+    monkeypatch.setattr(guard, "_PATIENCE", 0.2)
+    head = f"POST /v1/pictures HTTP/1.1\r\nHost: {at(closed)}\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 1000\r\n\r\nx"
+    assert sent(closed, head) == 408
+
+
+@pytest.mark.parametrize("begin", [b"", b"GET / HTTP/1.1\r\nHost: "], ids=["nothing", "half a header"])
+def test_a_line_on_which_nothing_is_said_is_cut(begin: bytes, closed: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safelight.serve import lines
+
+    monkeypatch.setattr(lines, "PATIENCE", 0.2)
+    host, port = at(closed).split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as line:
+        line.sendall(begin)
+        try:
+            assert line.recv(100) == b""
+        except ConnectionResetError:
+            pass
+
+
+def test_one_address_does_not_hold_every_line(tmp_path: Path) -> None:
+    with serving(tmp_path, devices=(), limits={"lines": 5}) as server:
+        server.client.close()
+        host, port = at(server).split(":")
+        held = [socket.create_connection((host, int(port)), timeout=30) for _ in range(20)]
+        try:
+            answered = 0
+            for line in held:
+                try:
+                    line.sendall(f"GET /healthz HTTP/1.1\r\nHost: {at(server)}\r\n\r\n".encode())
+                    answered += b" 200 " in line.recv(1000)
+                except ConnectionError:
+                    continue
+            assert answered == 5
+        finally:
+            for line in held:
+                line.close()
+
+
+def test_many_streams_leave_room_for_answers(tmp_path: Path) -> None:
+    with serving(tmp_path, devices=()) as server:
+        host, port = at(server).split(":")
+        held = [socket.create_connection((host, int(port)), timeout=30) for _ in range(100)]
+        try:
+            for line in held:
+                line.sendall(f"GET /v1/events HTTP/1.1\r\nHost: {at(server)}\r\n\r\n".encode())
+            assert all(b"text/event-stream" in line.recv(4096) for line in held)
+            assert server.client.post("/v1/jobs/pause").status_code == 200
+            for line in held:  # each is told
+                found = b""
+                while b"event: queue" not in found:
+                    found += line.recv(4096)
+        finally:
+            for line in held:
+                line.close()
+
+
+def test_a_picture_of_ranges_is_no_work(live: Running) -> None:
+    """RFC 9110 lets a client ask for thousands of ranges of one file."""
+    run = live.run(steps=2)
+    where = f"/v1/runs/{run['id']}/trace.safetensors"
+    whole_file = live.client.get(where).content
+    for ranges in (",".join(["0-0"] * 6000), ",".join(f"{k}-" for k in range(6000)), "-1", "5-2", "0-" + "9" * 4000, "a-b"):
+        answer = live.client.get(where, headers={"range": f"bytes={ranges}"})
+        assert answer.status_code in (200, 206, 400, 416), ranges[:20]
+        assert len(answer.content) <= 2 * len(whole_file)
+
+
+def test_every_hash_is_compared_whichever_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long it takes says nothing of which token was nearly right."""
+    from safelight.serve import settings
+
+    tokens = Tokens(tmp_path, (TOKEN,))
+    first = tokens.new()
+    tokens.new()
+    compared = list[tuple[bytes, bytes]]()
+    real = settings.hmac.compare_digest
+    monkeypatch.setattr(settings.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or real(a, b))
+    for secret in (first, TOKEN, "x", first[:-1]):
+        compared.clear()
+        tokens.opens(secret)
+        assert len(compared) == 3
+        assert all(len(a) == len(b) == 32 for a, b in compared)
+
+
+def test_sessions_outlive_a_restart_and_end_with_their_token(tmp_path: Path) -> None:
+    tokens = Tokens(tmp_path, (TOKEN,))
+    kept = tokens.new()
+    by_kept, by_own = tokens.sign_in(kept), tokens.sign_in(TOKEN)
+    text = (tmp_path / "sessions.json").read_text()
+    assert not any(secret in text for secret in (kept, TOKEN, by_kept, by_own))
+    assert (tmp_path / "sessions.json").stat().st_mode & 0o777 == 0o600
+    again = Tokens(tmp_path, (TOKEN,))
+    assert again.signed_in(by_kept) and again.signed_in(by_own)
+    assert not again.signed_in(kept) and not again.signed_in("") and not again.signed_in("\ud800")
+    without = Tokens(tmp_path)  # the process's own token is gone
+    assert without.signed_in(by_kept) and not without.signed_in(by_own)
+    (tmp_path / "tokens.json").write_text("[]")
+    assert not Tokens(tmp_path, (TOKEN,)).signed_in(by_kept)
+    again.sign_out(by_own)
+    assert not again.signed_in(by_own) and again.signed_in(by_kept)
+
+
+def test_sessions_and_invitations_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens, now, clock = Tokens(tmp_path, (TOKEN,)), [time.time()], [time.monotonic()]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    key, invitation = tokens.sign_in(TOKEN), tokens.invite()
+    clock[0] += 601
+    assert not tokens.invited(invitation)
+    with pytest.raises(SpecError, match="no token"):
+        tokens.sign_in(invitation)
+    assert tokens.signed_in(key)
+    now[0] += 31 * 86400
+    assert not tokens.signed_in(key)
+    with pytest.raises(SpecError, match="invites nobody"):
+        Tokens(tmp_path / "other").invite()
+
+
+@pytest.mark.parametrize("name", ["tokens.json", "sessions.json"])
+@pytest.mark.parametrize("text", ["", "{", "{}", "null", '[{"salt": "zz"}]', "[1]"])
+def test_damaged_tokens_are_never_no_tokens(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(SpecError, match=f"{name} is damaged"):
+        Tokens(tmp_path)
+
+
+def test_what_is_kept_is_private(tmp_path: Path) -> None:
+    app(Settings(folder=tmp_path / "data", devices=()))
+    assert (tmp_path / "data").stat().st_mode & 0o077 == 0
+
+
+def test_the_log_cannot_be_forged(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastapi.testclient import TestClient
+
+    served = app(Settings(folder=tmp_path, devices=()))
+    monkeypatch.setattr(served.state.server.runs, "get", lambda *_: 1 / 0)
+    client = TestClient(served, base_url="http://localhost")
+    for end in ("%0a", "%0d", "%c2%85", "%e2%80%a8"):
+        client.get(f"/v1/runs/{RUN}{end}ERROR forged")
+    assert client.get(f"/v1/runs/{RUN}").status_code == 500
+    assert all(len(record.getMessage().splitlines()) == 1 for record in caplog.records if record.name.startswith("safelight"))
+
+
+def test_what_is_private_is_kept_by_nobody_on_the_way(closed: Running) -> None:
+    for where in ("/v1/runs", "/v1/settings", "/metrics", "/v1/nothing", "/v1/models"):
+        answer = closed.client.get(where, headers={"x-forwarded-host": "evil.example", "x-forwarded-proto": "https"})
+        assert answer.headers["cache-control"] in ("no-store", "private, no-cache"), where
+        assert "evil.example" not in answer.text
+    page_, login = (
+        httpx.get(closed.address, headers=h) for h in ({"cookie": f"{cookie(closed.settings)}={signed_in(closed)}"}, {})
+    )
+    assert "Cookie" in page_.headers["vary"]
+    assert page_.headers["etag"] != login.headers["etag"]
+    assert "Sign in" in login.text and "Sign in" not in page_.text
+    assert TOKEN not in login.text
+
+
+def test_no_place_of_this_machine_is_told(tmp_path: Path) -> None:
+    """Also not of a model that lies elsewhere, and is damaged."""
+    import shutil
+
+    data, elsewhere = tmp_path / "data", tmp_path / "somebody" / "private place"
+    models(data)
+    elsewhere.mkdir(parents=True)
+    shutil.move(data / "models" / "words.safetensors", elsewhere / "w.safetensors")
+    (data / "models" / "words.safetensors").symlink_to(elsewhere / "w.safetensors")
+    with serving(data, devices=()) as server:
+        whole_file = (elsewhere / "w.safetensors").read_bytes()
+        (elsewhere / "w.safetensors").write_bytes(whole_file[: len(whole_file) // 2])
+        answers = [
+            server.client.post("/v1/tokenize", json={"prompt": "a", "model": "words"}),
+            server.client.get("/v1/models/words"),
+            server.client.post("/v1/runs", json={"model": "words", "request": {"prompt": "a"}}),
+            server.client.post(
+                "/v1/runs", json={"model": "tiny", "request": {"task": {"kind": "image", "picture": "/etc/passwd"}}}
+            ),
+            server.client.get("/v1/models"),
+        ]
+        assert [one.status_code for one in answers] == [422, 422, 422, 404, 200]
+        for one in answers:
+            assert not any(place in one.text for place in (str(tmp_path), "private place", str(Path(__file__).parents[2])))
 
 
 def test_an_allowance_fills_up_again(monkeypatch: pytest.MonkeyPatch) -> None:

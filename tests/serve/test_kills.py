@@ -129,7 +129,8 @@ def test_a_worker_that_is_told_to_leave_hands_its_run_on(folder: Folder) -> None
     assert len(bench.events(jobs, run, "step")) == 300 and made < 300
 
 
-def test_cancel_and_pause_reach_a_worker_at_its_next_step(folder: Folder) -> None:
+def test_cancel_and_pause_reach_a_worker_at_its_next_step(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TOGETHER", 0.0)  # each step is told at once, so that what is known of it is where it is
     jobs = Jobs(folder)
     run, after = jobs.enqueue(bench.ask(steps=2000, record="preview")), jobs.enqueue(bench.ask())
     hands = Hands(folder)
@@ -191,3 +192,79 @@ def test_a_server_that_is_killed_takes_its_worker_along_and_the_next_one_goes_on
         bench.until(lambda: not jobs.list(), 60)
     for k, run in enumerate(runs):
         assert bench.files(jobs, run) == bench.plain(folder, steps=150, seed=k, sampler="ddpm")
+
+
+def _alone(folder: Folder, ready: Any) -> None:
+    torch.set_num_threads(1)
+    with Supervisor(folder, ["cpu"]):
+        ready.set()
+        time.sleep(1000)
+
+
+def test_two_servers_of_one_folder_have_one_worker_and_the_second_takes_over(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first server is killed: its worker leaves, and only then the second server starts its own."""
+    monkeypatch.setattr(module, "_SAY", 0.0)
+    jobs, context = Jobs(folder), multiprocessing.get_context("fork")
+    ready = context.Event()
+    first = context.Process(target=_alone, args=(folder, ready))
+    first.start()
+    assert ready.wait(30)
+    run = jobs.enqueue(bench.ask(steps=3000, record="preview"))
+    with Supervisor(folder, ["cpu"]) as second:
+        bench.until(lambda: jobs.runs.get(run.id).steps_done > 5, 60)
+        bench.until(lambda: second.elsewhere() == ["cpu"])
+        (worker,) = jobs.workers()
+        assert second.pids() == [] and not second.alive()
+        assert first.pid is not None
+        os.kill(first.pid, signal.SIGKILL)
+        first.join()
+        bench.until(lambda: second.pids() != [], 30)
+        bench.until(lambda: not module._runs(worker.pid))  # it ended before, and is only not buried yet
+        at = jobs.runs.get(run.id).steps_done
+        bench.until(lambda: jobs.runs.get(run.id).steps_done > at + 5, 60)
+        assert second.elsewhere() == [] and second.alive() and len(jobs.workers()) == 1
+        jobs.cancel(run.id)
+        bench.until(lambda: jobs.runs.get(run.id).state == "stopped")
+    ends = [
+        line.text.split()[0] for line in jobs.runs.log(run.id) if line.text.startswith(("claimed", "left", "stopped", "its"))
+    ]
+    assert ends == ["claimed", "left", "claimed", "stopped"]
+
+
+def test_what_dead_processes_left_is_swept_up(folder: Folder) -> None:
+    run = Jobs(folder).enqueue(bench.ask())
+    there, orphan, upload = folder.run(run.id), folder.path / "runs" / ("0" * 12), folder.path / "tmpabc"
+    for path in (there, orphan, upload):
+        path.mkdir(exist_ok=True)
+    old = [there / ".tmpXyZ", folder.path / "pictures" / ".0.partial.png", upload / "picture", orphan / "0.png"]
+    young = there / ".trace.partial.safetensors"
+    for file in (*old, young):
+        file.write_bytes(b"half")
+    long_ago = time.time() - 2 * module._OLD
+    for path in (*old, orphan, upload):
+        os.utime(path, (long_ago, long_ago))
+    Supervisor(folder, [])._sweep_up()
+    assert not any(path.exists() for path in (*old, orphan, upload)) and young.exists()
+
+
+def test_a_worker_in_a_step_without_end_ends_all_the_same(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its server is gone and it cannot leave: the run is another's when the lease has run out."""
+    monkeypatch.setattr(module, "_PATIENCE", 0.3)
+    read, write = os.pipe()
+
+    def stuck() -> None:
+        os.close(write)
+        monkeypatch.setattr(Desk, "do", lambda *_: time.sleep(1000))
+        work(str(folder.path), "cpu", id="stuck", tied=os.fdopen(read))
+
+    jobs = Jobs(folder)
+    run = jobs.enqueue(bench.ask())
+    process = multiprocessing.get_context("fork").Process(target=stuck)
+    process.start()
+    os.close(read)
+    bench.until(lambda: jobs.runs.get(run.id).state == "running")
+    os.close(write)
+    process.join(30)
+    assert process.exitcode == -signal.SIGKILL

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from safelight.picture import note
-from tests.serve.live import Running
+from safelight.serve.settings import Tokens
+from tests.serve.live import Running, models, serving
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,58 @@ def test_generations(client: openai.OpenAI, live: Running) -> None:
     assert [one.b64_json for one in again.data] == [one.b64_json for one in made.data]
     run = live.client.get(f"/v1/runs/{made.model_extra['run']}").json()  # type: ignore[index]
     assert (run["seed"], run["request"]["steps"], run["record"]) == (7, 5, "preview")
+
+
+def test_the_client_makes_and_edits_the_very_files_of_our_own_api(client: openai.OpenAI, live: Running) -> None:
+    """Generation, and an edit by a mask: the same bytes as POST /v1/runs gives for the same request."""
+
+    def own(**request: Any) -> bytes:
+        body = {"model": "tiny", "record": "preview", "request": {"prompt": "bag", "seed": 7, "steps": 5, **request}}
+        answer = live.client.post("/v1/runs?picture=0", json=body)
+        assert answer.status_code == 200, answer.text
+        return answer.content
+
+    extra = {"seed": 7, "steps": 5}
+    made = client.images.generate(prompt="bag", model="tiny", size="8x8", response_format="b64_json", extra_body=extra)
+    assert made.data is not None
+    assert base64.b64decode(made.data[0].b64_json or "") == own(size=[8, 8])
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+    mask = np.full((8, 8, 4), 255, np.uint8)
+    mask[2:6, :, 3] = 0
+    edited = client.images.edit(image=png(picture, "L"), mask=png(mask, "RGBA"), prompt="bag", model="tiny", extra_body=extra)
+    assert edited.data is not None
+    brought = live.client.post(
+        "/v1/pictures", content=png(picture, "L").getvalue(), headers={"content-type": "image/png"}
+    ).json()
+    white = np.where(mask[..., 3] == 0, 255, 0).astype(np.uint8)
+    marks = live.client.post("/v1/masks", content=png(white, "L").getvalue(), headers={"content-type": "image/png"}).json()
+    task = {"kind": "inpaint", "picture": brought["seal"], "mask": marks["seal"]}
+    assert base64.b64decode(edited.data[0].b64_json or "") == own(task=task)
+
+
+def test_the_client_finds_the_models(client: openai.OpenAI) -> None:
+    assert {"tiny", "words"} <= {one.id for one in client.models.list()}
+    one = client.models.retrieve("tiny")
+    assert (one.id, one.object, one.owned_by) == ("tiny", "model", "safelight")
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("dall-e-3")
+
+
+@pytest.mark.parametrize(("form", "magic"), [("png", b"\x89PNG"), ("webp", b"RIFF"), ("jpeg", b"\xff\xd8\xff")])
+def test_files_are_of_the_format_that_is_asked_for(form: Any, magic: bytes, client: openai.OpenAI) -> None:
+    made = client.images.generate(prompt="bag", model="tiny", output_format=form, extra_body={"steps": 2})
+    assert made.data is not None
+    assert (made.output_format, base64.b64decode(made.data[0].b64_json or "")[: len(magic)]) == (form, magic)
+
+
+def test_the_client_comes_in_with_a_token(tmp_path: Any) -> None:
+    token = "a-token-for-tests-that-nobody-guesses"
+    models(tmp_path)
+    with serving(tmp_path, Tokens(tmp_path, (token,)), devices=()) as server:
+        good, bad = (openai.OpenAI(base_url=f"{server.address}/v1", api_key=key, max_retries=0) for key in (token, "sk-no"))
+        assert {"tiny", "words"} <= {one.id for one in good.models.list()}
+        with pytest.raises(openai.AuthenticationError, match="not valid"):
+            bad.images.generate(prompt="bag", model="tiny")
 
 
 def test_extra_fields_are_followed(client: openai.OpenAI, live: Running) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
+from safelight.guide import Mix
 from safelight.serve.attention import hear
 from safelight.serve.lenses import LENSES, Lenses
-from safelight.serve.page import page
+from safelight.serve.page import EXAMPLE, Packing, bound, example, page, recorded
 from safelight.spec import SpecError, parse
 from tests import small
 from tests.serve.recorded import reader, recording
@@ -74,6 +79,116 @@ def test_what_is_no_run_and_no_studio_is_refused(tmp_path: Path) -> None:
         page({}, trace, made, tmp_path)
     with pytest.raises(SpecError, match="no step yet"):
         page({}, type(trace)({**trace.about, "milliseconds": {}}, {}), made)
+
+
+def tensors(answers: dict[str, Any], path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(header, values by name) of a tensors.bin as it is recorded."""
+    head, body = base64.b64decode(answers[path].split(",")[1]).split(b"\n", 1)
+    header: dict[str, Any] = json.loads(head)
+    flat, found = np.frombuffer(body, {"float16": "<f2", "float32": "<f4"}[header["dtype"]]).astype(np.float32), {}
+    for one in header["tensors"]:
+        size = int(np.prod(one["shape"]))
+        found[one["name"]], flat = flat[:size].reshape(one["shape"]), flat[size:]
+    assert not flat.size
+    return header, found
+
+
+def test_what_is_packed_is_smaller_and_close() -> None:
+    """Half the tensors' room within the rounding of half precision, sheets lossy, and only what was asked for."""
+    made = reader(latent=True, size=(16, 24))
+    trace = recording(made)
+    whole = recorded({"id": "abc"}, trace, made)
+    less = recorded(
+        {"id": "abc"}, trace, made, packing=Packing(sheets=60, half=True, lenses=("x",), tensors=("x0", "part/null"))
+    )
+    path = "/v1/runs/abc/steps/2/tensors.bin?picture=0"
+    (_, own), (header, kept) = tensors(whole, path), tensors(less, path)
+    assert (header["dtype"], list(kept), list(own)) == ("float16", ["x0", "part/null"], ["x", "x0", "part/cond", "part/null"])
+    for name, values in kept.items():
+        assert np.abs(values - own[name]).max() <= np.abs(own[name]).max() * 2**-11
+    assert list(less["/v1/runs/abc/sprites"]) == ["x"]
+    assert [path for path in less if "/sprite/" in path] == ["/v1/runs/abc/sprite/x.webp?picture=0"]
+    assert len(less["/v1/runs/abc/sprite/x.webp?picture=0"]) < len(whole["/v1/runs/abc/sprite/x.webp?picture=0"])
+
+
+def test_the_shares_of_a_place_are_those_that_were_heard(file: Path) -> None:
+    made = reader(latent=True, size=(16, 24))
+    trace = recording(made, prompt=(PROMPT,), count=2)
+    heard = hear(trace, made)
+    told = bundle(file.read_text())["/v1/runs/abc/attention/at?picture=1"]
+    shares = np.frombuffer(base64.b64decode(told["shares"].split(",")[1]), np.uint8)
+    grid = shares.reshape(len(told["steps"]), len(told["texts"]), told["height"], told["width"]) / 255
+    for y, x, k in ((0.1, 0.9, 0), (0.6, 0.4, 4)):
+        own = {s.token: s.share for s in heard.at(y, x, k, 1)}
+        mine = grid[told["steps"].index(k), :, int(y * told["height"]), int(x * told["width"])]
+        assert max(abs(mine[i] - share) for i, share in own.items()) <= 1 / 500
+        assert told["texts"] == [token.text for token in heard.tokens(1)]
+
+
+# ---- the run that ships ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_run_that_ships_is_small_and_whole() -> None:
+    """300 kB on the disk, and everything that a run's screens ask for; its guidance is exact to half precision."""
+    packed = Path(page.__code__.co_filename).parents[1] / "studio" / "example" / "run.json.gz"
+    assert packed.stat().st_size <= 300_000
+    answers, at = example(), f"/v1/runs/{EXAMPLE}"
+    run = answers[at]
+    assert (run["id"], run["state"], run["steps"], run["steps_done"]) == (EXAMPLE, "done", 10, 10)
+    assert set(answers[f"{at}/sprites"]) == set(LENSES)
+    assert all(f"{at}/sprite/{lens}.webp?picture=0" in answers for lens in LENSES)
+    assert answers[f"{at}/attention"]["identical"]
+    assert answers[f"{at}/numbers?picture=0"]["dial"]
+    scale = run["request"]["mix"]["scale"]
+    for k in range(run["steps"]):
+        _, kept = tensors(answers, f"{at}/steps/{k}/tensors.bin?picture=0")
+        mixed = kept["part/null"] + scale * (kept["part/cond"] - kept["part/null"])
+        assert np.abs(mixed - kept["x0"]).max() < 4 * 2**-11 * max(np.abs(value).max() for value in kept.values())
+    nodes = answers[f"{at}/tree"]["nodes"]
+    assert [(node["parent"], node["relation"]) for node in nodes] == [
+        (None, ""),
+        *((EXAMPLE, r) for r in ("cell", "vary", "edit")),
+    ]
+    runs = [answers[f"/v1/runs/{node['id']}"] for node in nodes]
+    assert all(run["state"] == "done" for run in runs)
+    assert runs[-1]["request"]["task"]["picture"] == run["pictures"][0]["seal"]
+
+
+def test_the_run_that_ships_is_told_as_a_run_is_told_now() -> None:
+    """The fields of a stop, of the numbers and of a token are those that the code gives: else make it anew."""
+    made = reader(latent=True, size=(16, 24))
+    trace = recording(made, mix={"kind": "cfg", "scale": 2.0})
+    now, then = recorded({"id": EXAMPLE}, trace, made, heard=hear(trace, made)), example()
+    for path in ("/explain?picture=0", "/numbers?picture=0", "/attention?picture=0", "/attention/at?picture=0", "/sprites"):
+        assert fields(then[f"/v1/runs/{EXAMPLE}{path}"]) == fields(now[f"/v1/runs/{EXAMPLE}{path}"]), (
+            "python -m scripts.build_example"
+        )
+
+
+def fields(value: Any, depth: int = 3) -> Any:
+    """The names in a JSON value, of lists those of the first item."""
+    if isinstance(value, dict) and depth:
+        free = {"terms", "weights", "process", "parameterization", "guidance", "settings"}  # of the model, not of the format
+        return {name: None if name in free else fields(one, depth - 1) for name, one in value.items()}
+    return [fields(value[0], depth)] if isinstance(value, list) and value and isinstance(value[0], dict) else None
+
+
+def test_answers_of_no_run_are_no_page() -> None:
+    with pytest.raises(SpecError, match="no answers of a run"):
+        bound({"/v1/models": {}})
+
+
+def test_the_site_shows_it(tmp_path: Path) -> None:
+    """`mkdocs build --strict` writes it as a page of its own, linked and embedded; nothing of it lies in docs/."""
+    pytest.importorskip("mkdocs")
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "example.html").read_text() == bound(example())
+    shown = (tmp_path / "studio" / "index.html").read_text()
+    assert shown.count('="../example.html"') == 2
+    assert not (root / "docs" / "example.html").exists()
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +257,9 @@ def test_the_dial_recomputes_a_step_without_a_server(tab: Page) -> None:
             }""",
             [k, w],
         )
-        own = seen.recompute(k, parse({"kind": "cfg", "scale": w}, "mix")).x0.flatten().tolist()
+        mix = parse({"kind": "cfg", "scale": w}, "mix")
+        assert isinstance(mix, Mix)
+        own = seen.recompute(k, mix).x0.flatten().tolist()
         assert max(abs(a - b) for a, b in zip(mine, own, strict=True)) < 1e-5
     dial = tab.get_by_role("slider", name=re.compile("Guidance at step"))
     looks = set[str]()
@@ -166,6 +283,6 @@ def test_it_explains_itself_and_fits_a_phone(tab: Page) -> None:
         tab.get_by_text(re.compile(r"^\s*(def|class) ")).first.wait_for()
     tab.set_viewport_size({"width": 390, "height": 800})
     assert tab.evaluate("() => document.documentElement.scrollWidth") <= 390
-    tab.go_back()
+    tab.get_by_role("link", name="Microscope", exact=True).click()
     tab.get_by_role("heading", name="Guidance dial").wait_for()
     assert tab.evaluate("() => document.documentElement.scrollWidth") <= 390

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from safelight.noise import Noise
 from safelight.serve import worker as module
 from safelight.serve.folder import Folder
 from safelight.serve.jobs import Jobs
-from safelight.serve.runs import FROM, Run
+from safelight.serve.runs import FROM, Prune, Run
 from safelight.serve.worker import Desk, Models, Shelf
 from safelight.spec import SpecError
 from safelight.trace import Trace
@@ -37,7 +38,9 @@ def jobs(folder: Folder) -> Jobs:
 
 
 @pytest.fixture
-def desk(folder: Folder) -> Desk:
+def desk(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """One that tells each step by itself, so that something can be done between two of them."""
+    monkeypatch.setattr(module, "_TOGETHER", 0.0)
     return Desk(folder, "cpu")
 
 
@@ -401,3 +404,90 @@ def test_attention_is_recorded_beside_the_run_and_changes_nothing(tmp_path: Path
     assert jobs.runs.get(heard.id).error == "" and jobs.runs.get(heard.id).state == "done"
     found = Heard.open(folder.run(run.id) / "attention.safetensors")
     assert found.identical and len(found.steps) == 2 and bench.files(jobs, run) == before
+
+
+# ---- the log -----------------------------------------------------------------------------------------------------------------
+
+
+def said(jobs: Jobs, run: Run) -> list[str]:
+    return [line.text for line in jobs.runs.log(run.id)]
+
+
+def test_a_run_says_what_happened_to_it(jobs: Jobs, desk: Desk) -> None:
+    desk.present()
+    run = jobs.enqueue(bench.ask(count=3, micro_batch=2, record="exact"))
+    at_step(desk, run, 4, lambda: jobs.cancel(run.id))
+    desk.once()
+    jobs.resume(run.id)
+    desk.once()
+    lines = said(jobs, run)
+    assert lines[0] == "asked for: 3 pictures of tiny, recorded as exact"
+    assert re.fullmatch(r"claimed by process \d+ on cpu", lines[1]) and re.fullmatch(
+        r"model tiny loaded in \d+\.\d\d s", lines[2]
+    )
+    assert lines[3:5] == ["stage 1, part 1 of 2: 6 steps of ddim at 8 x 8", "asked to stop at its next step"]
+    assert re.fullmatch(r"stopped after 4 of 12 steps, \d+\.\d ms each", lines[5]) and lines[6] == "resumed"
+    assert lines[8:11] == [
+        "model tiny was at hand",
+        "goes on from what was recorded: part 1 of 2, stage 1, step 4",
+        "stage 1, part 1 of 2: 2 steps of ddim at 8 x 8",
+    ]
+    assert lines[-1].startswith("done after 12 of 12 steps") and len(lines) == 13
+    times = [line.time for line in jobs.runs.log(run.id)]
+    assert times == sorted(times)
+    jobs.runs.delete(run.id)
+    jobs.runs.purge(-1.0)
+    assert jobs.folder.db.execute("SELECT count(*) FROM log").fetchone()[0] == 0
+
+
+def test_a_fork_says_where_it_comes_from(jobs: Jobs, desk: Desk) -> None:
+    parent = jobs.enqueue(bench.ask(record="exact"))
+    desk.once()
+    fork = jobs.fork(parent.id, 4, {})
+    desk.once()
+    assert f"goes on with run {parent.id} from step 4" in said(jobs, fork)
+    assert "stage 1: 2 steps of ddim at 8 x 8" in said(jobs, fork)
+
+
+def test_an_error_keeps_its_traceback_here_and_its_paths_to_itself(
+    jobs: Jobs, desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = jobs.enqueue(bench.ask())
+
+    def broken(_: object, name: str) -> Any:
+        raise OSError(2, "No such file", str(tmp_path / "elsewhere" / f"{name}.safetensors"))
+
+    monkeypatch.setattr(Models, "get", broken)
+    desk.once()
+    found = jobs.runs.get(run.id)
+    assert found.error == "FileNotFoundError: [Errno 2] No such file: 'tiny.safetensors'"
+    assert said(jobs, run)[-1].startswith(f"failed: {found.error}; after 0 of 6 steps")
+    kept = (jobs.folder.run(run.id) / "error.txt").read_text()
+    assert kept.startswith("Traceback") and str(tmp_path / "elsewhere") in kept
+    monkeypatch.undo()
+    jobs.retry(run.id)
+    desk.once()
+    assert said(jobs, run)[-1].startswith("done") and "tried again, from its beginning" in said(jobs, run)
+    assert not (jobs.folder.run(run.id) / "error.txt").exists()
+
+
+def test_a_run_says_whether_it_is_recorded(jobs: Jobs, desk: Desk) -> None:
+    run = jobs.enqueue(bench.ask())
+    assert not jobs.runs.get(run.id).recorded
+    desk.once()
+    assert jobs.runs.get(run.id).recorded and bench.events(jobs, run, "run")[-1]["recorded"]
+    jobs.runs.prune(Prune(days=None, bytes=0))
+    assert not jobs.runs.get(run.id).recorded and not bench.events(jobs, run, "run")[-1]["recorded"]
+
+
+def test_without_the_model_as_it_was_nothing_can_be_looked_at(jobs: Jobs, desk: Desk) -> None:
+    run = jobs.enqueue(bench.ask())
+    desk.once()
+    file = jobs.folder.model("tiny")
+    data = file.read_bytes()
+    file.unlink()
+    assert not jobs.runs.get(run.id).recorded
+    save(file, small.model(False))
+    assert not jobs.runs.get(run.id).recorded
+    file.write_bytes(data)
+    assert jobs.runs.get(run.id).recorded

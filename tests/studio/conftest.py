@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -9,8 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +24,9 @@ import pytest
 pytest.importorskip("playwright.sync_api")
 pytest.importorskip("fastapi")
 
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+
+from tests.studio.documented import Documented
 
 _SERVE = """
 import sys
@@ -132,8 +137,24 @@ def browser() -> Iterator[Browser]:
         one.close()
 
 
+@functools.cache
+def documented(home: str) -> Documented:
+    """What the API of a server says of itself; of one that tells nobody, as a token is wanted, that of the code."""
+    try:
+        return Documented.of(home)
+    except urllib.error.HTTPError:
+        from safelight.serve.app import app
+        from safelight.serve.settings import Settings
+
+        with tempfile.TemporaryDirectory() as folder:
+            return Documented(app(Settings(folder=Path(folder), devices=())).openapi())
+
+
 def watch(page: Page, home: str) -> list[str]:
-    """What a page did that it must not do, as it happens; `page.allowed` may name (by regex) what a test provokes."""
+    """What a page did that it must not do, as it happens: ask another host, or what no schema knows; be refused; write an error.
+
+    `page.allowed` may name (by regex) what a test provokes.
+    """
     found: list[str] = []
     allowed: list[str] = []
     page.allowed = allowed  # type: ignore[attr-defined]
@@ -142,7 +163,15 @@ def watch(page: Page, home: str) -> list[str]:
         if not any(re.search(pattern, text) for pattern in allowed):
             found.append(text)
 
-    page.on("request", lambda r: r.url.startswith((home, "data:", "blob:")) or add(f"external request: {r.url}"))
+    def look(request: Request) -> None:
+        if not request.url.startswith((home, "data:", "blob:")):
+            return add(f"external request: {request.url}")
+        try:
+            documented(home).name(request.method, request.url)
+        except LookupError as error:
+            add(f"not documented: {error}")
+
+    page.on("request", look)
     page.on("response", lambda r: r.status >= 400 and add(f"{r.status} {r.request.method} {r.url}"))
     page.on("console", lambda m: m.type in ("error", "warning") and add(f"console {m.type}: {m.text}"))
     page.on("pageerror", lambda e: add(f"page error: {e}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import Browser, Page, expect
 
 from tests.studio.conftest import Studio, until
@@ -101,13 +104,181 @@ def test_palette_finds_screens_actions_and_runs(page: Page, made: dict[str, Any]
     expect(page.get_by_role("dialog")).to_have_count(0)
 
 
-def test_shortcut_sheet_names_the_keys_of_the_screen(page: Page, made: dict[str, Any]) -> None:
-    page.goto(f"/run/{made['id']}")
-    page.wait_for_selector(".charts")
-    page.keyboard.press("?")
-    sheet = page.get_by_role("dialog")
-    for words in ("Fork here", "Play and pause", "Step back", "Add to compare", "Gallery"):
+def test_the_sheet_has_every_key_of_the_design(page: Page, made: dict[str, Any]) -> None:
+    """Those that work here, and those of the other screens, on whatever screen it is opened."""
+    keys = ["Ctrl", "Enter", "Esc", "←", "→", "Space", *"123456", "F", "C", "G", "[", "]", "Z"]
+    for path, words in (
+        (f"/run/{made['id']}", "Fork here"),
+        ("/create", "Generate"),
+        ("/edit", "Smaller brush"),
+        ("/jobs", "Gallery"),
+    ):
+        page.goto(path)
+        page.wait_for_selector("main h1")
+        until(page, "!document.querySelector('[aria-busy=true]')")
+        page.locator("main").focus()
+        page.keyboard.press("?")
+        sheet = page.get_by_role("dialog")
         expect(sheet).to_contain_text(words)
+        shown = sheet.locator("kbd").all_text_contents()
+        assert set(keys) <= set(shown), set(keys) - set(shown)
+        expect(sheet.locator("dt", has_text=re.compile("^F$"))).to_have_count(1)  # each is said once
+        page.keyboard.press("Escape")
+        expect(sheet).to_have_count(0)
+
+
+def test_every_key_does_what_the_sheet_says(page: Page, made: dict[str, Any]) -> None:
+    page.goto(f"/run/{made['id']}?step=3")
+    page.wait_for_selector(".charts")
+    strip = page.get_by_role("slider", name="Step of the run")
+    for key, step in (("ArrowLeft", "3"), ("ArrowRight", "4"), ("ArrowRight", "5")):
+        page.keyboard.press(key)
+        expect(strip).to_have_attribute("aria-valuenow", step)
+    for number, lens in enumerate(("x", "x0", "noise", "guidance"), 1):
+        page.keyboard.press(str(number))
+        expect(page).to_have_url(re.compile(f"lens={lens}(&|$)") if lens != "x0" else re.compile("."))
+    page.keyboard.press("6")
+    expect(page).to_have_url(re.compile("lens=difference"))
+    page.keyboard.press("5")  # nothing is recorded of attention: the lens offers to
+    expect(page.locator("main")).to_contain_text(re.compile("attention", re.I))
+    page.keyboard.press("Space")
+    until(page, "Number(document.querySelector('.dock .strip').getAttribute('aria-valuenow')) !== 5")
+    page.keyboard.press("Space")
+    page.keyboard.press("c")
+    expect(page.locator(".rail a[href^='/compare'] em")).to_have_text("1")
+    page.keyboard.press("f")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("g")
+    expect(page).to_have_url(re.compile("/gallery"))
+    page.goto("/create")
+    expect(strip).to_have_attribute("aria-valuenow", "8")
+    page.locator("main").focus()
+    page.keyboard.press("Space")  # in the dock of any screen
+    expect(strip).not_to_have_attribute("aria-valuenow", "8")
+
+
+def test_a_picture_is_made_scrubbed_forked_and_cancelled_without_a_mouse(page: Page, studio: Studio) -> None:
+    """From the address bar on: Tab, letters, arrows and Enter alone."""
+    page.goto("/create")
+    page.wait_for_selector("#prompt")
+
+    def tab_to(what: str) -> None:
+        for _ in range(200):
+            page.keyboard.press("Tab")
+            if page.evaluate("(css) => document.activeElement.matches(css)", what):
+                return
+        raise AssertionError(f"Tab does not reach {what}")
+
+    page.keyboard.press("Tab")
+    expect(page.locator(".skip")).to_be_focused()
+    page.keyboard.press("Enter")
+    tab_to("#prompt")
+    page.keyboard.type("a yellow moon")
+    with page.expect_response(re.compile("/v1/runs$")) as asked:
+        page.keyboard.press("Control+Enter")
+    parent = studio.wait(asked.value.json()["id"])["id"]
+    page.locator(f".stage img[src*='{parent}']").wait_for()
+    tab_to(".dock .strip")
+    for key in ("Home", "ArrowRight", "ArrowRight", "ArrowRight"):
+        page.keyboard.press(key)
+    strip = page.locator(".dock .strip")
+    expect(strip).to_have_attribute("aria-valuenow", "4")
+    tab_to(".dock a.button")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("/run/"))
+    page.wait_for_selector(".charts")
+    page.keyboard.press("f")
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_be_visible()
+    with page.expect_response(re.compile("/fork$")) as answered:
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.matches('dialog button.primary')"):
+                break
+        page.keyboard.press("Enter")
+    fork = answered.value.json()
+    assert fork["parent"] == parent and fork["fork_step"] == 3
+    studio.wait(fork["id"])
+    page.keyboard.press("Control+k")  # a long one, to be cancelled
+    page.keyboard.type("create")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("/create"))
+    page.evaluate("import('/studio/js/store.js').then((s) => s.fill('form', s.FORM, { steps: 900, record: 'preview' }))")
+    with page.expect_response(re.compile("/v1/runs$")) as answered:
+        page.keyboard.press("Control+Enter")
+    page.keyboard.press("Escape")
+    assert studio.wait(answered.value.json()["id"], "stopped")["steps_done"] < 900
+
+
+def test_views_are_addresses(page: Page, made: dict[str, Any]) -> None:
+    """A link shows a view again: step, lens, picture, split, tab. Scrubbing writes it, and Back comes back to it."""
+    path = f"/run/{made['id']}?step=5&lens=noise&picture=1&with=x"
+    page.goto(path)
+    page.wait_for_selector(".charts")
+    expect(page.locator(".dock .strip")).to_have_attribute("aria-valuenow", "6")
+    expect(page.get_by_role("radio", name=re.compile("Noise"))).to_be_checked()
+    expect(page.locator(".tag.right")).to_contain_text("seen, step 6")
+    page.locator(".dock .strip").focus()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("g")  # at once: what scrubbing changed is not lost
+    expect(page).to_have_url(re.compile("/gallery"))
+    assert "step" not in page.url
+    page.go_back()
+    expect(page).to_have_url(re.compile("step=4&lens=noise&picture=1&with=x"))
+    expect(page.locator(".dock .strip")).to_have_attribute("aria-valuenow", "5")
+    page.goto("/jobs?tab=api")
+    expect(page.get_by_role("radio", name="API")).to_be_checked()
+
+
+SOON = "await new Promise((done) => setTimeout(done, 100))"
+ROUTER = "import('/studio/js/router.js').then(async (r) => {{ {} }})"
+
+
+@pytest.mark.parametrize(
+    ("script", "path"),
+    [
+        ("r.amend({ step: 1 }, true); r.amend({ lens: 'x' }, true)", "/jobs?step=1&lens=x"),
+        ("r.amend({ step: 1 }, true); r.amend({ step: 2 }); r.amend({ lens: 'x' }, true)", "/jobs?step=2&lens=x"),
+        ("r.amend({ step: 1 }, true); r.amend({ step: null }, true)", "/jobs"),
+        ("r.amend({ step: 1 }, true); r.go('/gallery'); r.amend({ q: 'a b' }, true)", "/gallery?q=a+b"),
+        (
+            f"r.go('/gallery'); r.amend({{ q: 'a' }}, true); history.back(); {SOON}; r.amend({{ tab: 'api' }}, true)",
+            "/jobs?tab=api",
+        ),
+    ],
+)
+def test_changes_of_the_address_that_follow_quickly_all_arrive_where_they_belong(page: Page, script: str, path: str) -> None:
+    page.goto("/jobs")
+    page.wait_for_selector("main h1")
+    page.evaluate(ROUTER.format(script + "; window.told = r.route()"))
+    now = page.evaluate("window.told")  # a view that is drawn now sees it already
+    page.wait_for_timeout(600)
+    assert page.evaluate("location.pathname + location.search") == path
+    assert page.evaluate(ROUTER.format("return r.route()")) == now
+
+
+def test_the_dock_is_always_there(page: Page, made: dict[str, Any]) -> None:
+    for name in SCREENS:
+        page.goto(f"/{name}")
+        expect(page.locator(".dock .strip")).to_be_visible()
+    page.route("**/v1/runs?limit=40", lambda route: route.fulfill(json={"runs": [], "next": None}))
+    page.route("**/v1/jobs", lambda route: route.fulfill(json={"paused": False, "jobs": [], "workers": []}))
+    page.evaluate("localStorage.clear()")
+    page.goto("/create")
+    expect(page.locator(".dock")).to_contain_text("The steps of a picture will be here")
+
+
+def test_the_dock_goes_on_when_its_run_is_deleted(page: Page, studio: Studio, made: dict[str, Any]) -> None:
+    run = studio.wait(studio.make(prompt=["short lived"], steps=2, count=1)["id"])
+    page.goto("/create")
+    page.evaluate("(id) => localStorage.setItem('safelight.current', JSON.stringify(id))", run["id"])
+    with page.expect_response(re.compile("sprite/x0.webp")):
+        page.reload()
+    expect(page.locator(".dock")).to_contain_text("short lived")
+    studio.call("DELETE", f"/v1/runs/{run['id']}")
+    expect(page.locator(".dock")).not_to_contain_text("short lived")
+    expect(page.locator(".dock .strip")).to_be_visible()
 
 
 def test_errors_stay_until_dismissed(page: Page, made: dict[str, Any]) -> None:
@@ -126,52 +297,74 @@ def test_errors_stay_until_dismissed(page: Page, made: dict[str, Any]) -> None:
     expect(alert).to_have_count(0)
 
 
-def test_dropped_picture_restores_its_settings(page: Page, studio: Studio, made: dict[str, Any], tmp_path: Path) -> None:
-    data = studio.raw(made["pictures"][0]["url"])
-    page.goto("/create")
-    page.wait_for_selector("#prompt")
+def drop(page: Page, data: bytes, name: str = "apple.png") -> None:
+    """Drop a file on the page."""
     page.evaluate(
-        """(bytes) => {
-            const file = new File([Uint8Array.from(bytes)], "apple.png", { type: "image/png" });
+        """([bytes, name]) => {
+            const file = new File([Uint8Array.from(bytes)], name, { type: "image/png" });
             const data = new DataTransfer();
             data.items.add(file);
             for (const type of ["dragenter", "dragover", "drop"])
               document.body.dispatchEvent(new DragEvent(type, { dataTransfer: data, bubbles: true, cancelable: true }));
         }""",
-        list(data),
+        [list(data), name],
     )
+
+
+@pytest.mark.parametrize("screen", ["create", "gallery", "jobs", "explain"])
+def test_a_dropped_picture_restores_its_settings_on_any_screen(
+    page: Page, studio: Studio, made: dict[str, Any], screen: str
+) -> None:
+    page.goto(f"/{screen}")
+    page.wait_for_selector("main h1")
+    drop(page, studio.raw(made["pictures"][0]["url"]))
+    expect(page.get_by_role("dialog")).to_contain_text("It remembers how it was made")
     page.get_by_role("button", name="Restore its settings").click()
     expect(page.locator("#prompt")).to_have_value("a red apple on a blue background")
     form = json.loads(page.evaluate("localStorage.getItem('safelight.form')"))
     assert (form["seed"], form["steps"], form["locked"]) == (7, 8, True)
 
 
-def test_reload_restart_and_a_new_tab_lose_nothing(browser: Browser, studio: Studio) -> None:
-    """Form, queue, live preview and result survive a reload, a kill of the server, and a tab that was closed."""
-    context = browser.new_context(base_url=studio.url)
-    page = context.new_page()
+@pytest.mark.parametrize(
+    ("button", "address"), [("Use as start", r"/edit\?seal=sha256"), ("Inpaint", r"/edit\?seal=sha256.*tool=inpaint")]
+)
+def test_a_dropped_picture_is_edited(page: Page, studio: Studio, made: dict[str, Any], button: str, address: str) -> None:
     page.goto("/create")
-    page.fill("#prompt", "a green tree")
-    page.evaluate("import('/studio/js/store.js').then((s) => s.fill('form', s.FORM, { steps: 400, seed: 5, locked: true }))")
-    page.get_by_role("button", name="Generate").click()
-    page.wait_for_selector(".stage canvas[data-step]")
-    page.get_by_role("button", name="Queue another").click()
-    until(page, "document.querySelectorAll('#tray li').length === 2")
-    seen = page.evaluate("document.querySelector('.dock .strip').getAttribute('aria-valuenow')")
-    page.close()
-    page = context.new_page()
+    page.wait_for_selector("#prompt")
+    drop(page, studio.raw(made["pictures"][0]["url"]))
+    page.get_by_role("dialog").get_by_role("button", name=button).click()
+    expect(page).to_have_url(re.compile(address))
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_a_picture_of_another_tool_is_restored_as_far_as_it_goes(page: Page) -> None:
+    """The `parameters` text that A1111 writes."""
+    text = PngInfo()
+    text.add_text(
+        "parameters", "a blue teapot\nNegative prompt: a dog\nSteps: 9, Sampler: Euler a, CFG scale: 3, Seed: 41, Size: 64x64"
+    )
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(file, "PNG", pnginfo=text)
     page.goto("/create")
-    page.wait_for_selector(".stage canvas[data-step]")
-    assert page.input_value("#prompt") == "a green tree"
-    until(page, "(n) => Number(document.querySelector('.dock .strip').getAttribute('aria-valuenow')) >= n", int(seen))
-    studio.restart(kill=True)
-    page.wait_for_selector(".stage img.shot", timeout=120_000)
-    expect(page.locator("#tray li")).to_have_count(1, timeout=60_000)
-    page.reload()
-    page.wait_for_selector(".stage img.shot")
-    for run in studio.call("GET", "/v1/jobs")["jobs"]:
-        studio.call("POST", f"/v1/runs/{run['id']}/cancel")
-    context.close()
+    page.wait_for_selector("#prompt")
+    drop(page, file.getvalue(), "foreign.png")
+    page.get_by_role("button", name="Restore its settings").click()
+    expect(page.locator("#prompt")).to_have_value("a blue teapot")
+    form = json.loads(page.evaluate("localStorage.getItem('safelight.form')"))
+    assert (form["seed"], form["steps"], form["negative"], form["guidance"]) == (41, 9, "a dog", 3)
+
+
+def test_a_picture_is_opened_without_a_mouse(page: Page, studio: Studio, made: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "kept.png"
+    file.write_bytes(studio.raw(made["pictures"][0]["url"]))
+    page.goto("/create")
+    page.wait_for_selector("#prompt")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("open a picture")
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(file)
+    expect(page.get_by_role("dialog")).to_contain_text("kept.png")
 
 
 def test_tray_cancels_one_job_and_pauses_the_queue(page: Page, studio: Studio) -> None:
@@ -189,35 +382,3 @@ def test_tray_cancels_one_job_and_pauses_the_queue(page: Page, studio: Studio) -
     page.get_by_role("button", name="Resume queue").first.click()
     studio.wait(runs[0]["id"])
     assert studio.wait(runs[2]["id"])["finished"] <= studio.wait(runs[0]["id"])["finished"]
-
-
-def test_drag_orders_the_queue(page: Page, studio: Studio) -> None:
-    studio.call("POST", "/v1/jobs/pause")
-    runs = [studio.make(prompt=[f"dragged {k}"], steps=2, count=1) for k in range(3)]
-    page.goto("/jobs")
-    rows = page.locator("main tbody tr[draggable=true]")
-    expect(rows).to_have_count(3)
-    rows.nth(2).drag_to(rows.nth(0))
-    expect(rows.nth(0)).to_contain_text("dragged 2")
-    assert [r["prompt"] for r in studio.call("GET", "/v1/jobs")["jobs"]] == ["dragged 2", "dragged 0", "dragged 1"]
-    for run in runs:
-        studio.call("POST", f"/v1/runs/{run['id']}/cancel")
-    studio.call("POST", "/v1/jobs/resume")
-
-
-def test_settings_models_and_code(page: Page, studio: Studio, made: dict[str, Any]) -> None:
-    page.goto("/jobs?tab=models")
-    card = page.locator("article").first
-    card.get_by_role("button", name="Card").click()
-    expect(page.get_by_role("dialog")).to_be_visible()
-    page.keyboard.press("Escape")
-    page.goto("/jobs?tab=api")
-    for language, word in (("curl", "curl -sS"), ("Python", "urllib"), ("OpenAI client", "images.generate")):
-        page.get_by_role("radio", name=language).click()
-        expect(page.locator("main pre")).to_contain_text(word)
-    page.goto("/jobs?tab=settings")
-    expect(page.locator("main")).to_contain_text("recordings")
-    days = page.get_by_label("Keep recordings for (days)")
-    days.fill("12")
-    days.blur()
-    until(page, "fetch('/v1/settings').then((r) => r.json()).then((s) => s.settings.prune.days === 12)")

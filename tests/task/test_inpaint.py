@@ -30,13 +30,13 @@ SAMPLERS = list(kinds("sampler"))
 
 
 def edit(picture: Tensor, mask: Tensor | None = None, /, *, prompt: Any = "", **task: Any) -> tuple[Request, Assets]:
-    """A request to paint: `task` holds the task's fields, and those of the request beside it."""
+    """A request to paint: `task` holds the task's fields, and those of the request beside it; with margins the picture grows."""
     assets = Assets()
     task["picture"] = assets.add(picture)
     if mask is not None:
         task["mask"] = assets.add(mask)
     beside = {name: task.pop(name) for name in list(task) if name in Request.model_fields and name != "steps"}
-    kind = "inpaint" if mask is not None else "outpaint"
+    kind = "inpaint" if mask is not None and "margins" not in task else "outpaint"
     return Request.model_validate({"steps": 2, **beside, "prompt": prompt, "task": {"kind": kind, **task}}), assets
 
 
@@ -141,6 +141,40 @@ def test_outpainting_keeps_the_picture(latent: Model, margins: tuple[int, ...], 
     assert torch.equal(inside[:, rows][..., columns], picture[:, rows][..., columns])
     if overlap == 2:
         assert not torch.equal(inside, picture)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_growing_and_a_mask_in_one_go_keep_the_rest(latent: Model, seed: int) -> None:
+    """One run paints the border and the mask; every other pixel is the picture's own byte, and none of what is painted is."""
+    g = random.Random(seed)
+    h, w = g.randint(6, 30), g.randint(6, 30)
+    picture, mask, invert = toys.noise((3, h, w), seed), shape_of(h, w, g), g.random() < 0.3
+    left, top, right, bottom = margins = (*(g.choice([0, 1, 4, 9]) for _ in range(3)), 2)
+    fill, feather, match = g.choice(["mean", "blur", "noise"]), g.choice([0, 1, 5]), g.choice([0, 8, 255])
+    request, assets = edit(
+        picture, mask, margins=margins, invert=invert, fill=fill, feather=feather, margin=g.choice([None, None, 3]), match=match
+    )
+    assert request.task.inputs == (assets.add(picture), assets.add(mask))
+    out = byted(toys.finished(latent, request, assets=assets))[0]
+    assert out.shape == (3, h + top + bottom, w + left + right)
+    hole = ((mask >= 128) != invert).expand(3, h, w)
+    inside = out[:, top : top + h, left : left + w]
+    assert torch.equal(inside[~hole], picture[~hole])
+    if int(hole.sum()) > 30:
+        assert bool((inside[hole] != picture[hole]).any())
+    task: Any = request.resolve(latent, assets).task
+    scene = task.scene(out.shape[1:], latent, assets)
+    painted = torch.ones(out.shape[1:], dtype=torch.bool)
+    painted[top : top + h, left : left + w] = hole[0]
+    assert torch.equal(scene.hole[0, 0], painted)
+
+
+def test_a_mask_of_another_size_and_one_turned_round_without_being_there(latent: Model) -> None:
+    request, assets = edit(toys.noise((3, 8, 8)), torch.zeros(1, 8, 9, dtype=torch.uint8), margins=(1, 0, 0, 0))
+    with pytest.raises(SpecError, match="mask: it is 8x9, the picture 8x8"):
+        toys.finished(latent, request, assets=assets)
+    with pytest.raises(ValueError, match="invert says how the mask is read: give one"):
+        edit(toys.noise((3, 8, 8)), margins=(1, 0, 0, 0), invert=True)
 
 
 def test_outpainting_takes_no_size(latent: Model) -> None:

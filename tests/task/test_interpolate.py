@@ -124,6 +124,57 @@ def test_places() -> None:
     assert smooth == [0, 0.15625, 0.5, 0.84375, 1]
 
 
+def test_places_that_are_given() -> None:
+    """Frames lie exactly where `at` says, over all legs; a frame at a place is the frame that even spreading has there, bit for bit."""
+    task = parse({"kind": "interpolate", "ends": [{}] * 3, "at": [0, 0.25, 1, 1.5, 2]}, "task")
+    assert isinstance(task, Interpolate)
+    assert [tuple(p) for p in task.places(99)] == [(0, 0.0), (0, 0.25), (1, 0.0), (1, 0.5), (1, 1.0)]
+    assert task.places(99) == parse(describe(task), "task").places(1)  # type: ignore[attr-defined]
+    made = worded.words()
+    even = toys.finished(made, path([A, B], 5))
+    some = toys.finished(made, path([A, B], 3, {"at": [0.25, 0.75, 1]}))
+    assert torch.equal(some, even[[1, 3, 4]])
+    last = toys.finished(made, path([A, B], 1, {"at": [0.25, 0.75, 1]}, index=1))
+    assert torch.equal(last, even[3:4])
+
+
+@pytest.mark.parametrize(
+    ("task", "why"),
+    [
+        ({"at": [0, 0.5, 0.5, 1]}, "ascend"),
+        ({"at": [0, 1.25]}, "from 0 to 1"),
+        ({"at": [-0.1, 1]}, "from 0 to 1"),
+        ({"at": [0]}, "at"),
+        ({"at": [0, 1], "frames": 3}, "2 places"),
+        ({"at": [0, 1], "ease": "smooth"}, "spread evenly"),
+    ],
+)
+def test_places_that_are_none_are_refused(task: dict[str, Any], why: str) -> None:
+    with pytest.raises(SpecError, match=why):
+        parse({"kind": "interpolate", "ends": [{}, {}], **task}, "task")
+
+
+def test_how_far_a_leg_turns() -> None:
+    """The noise by the angle between the two draws, the words by the mean of their tokens' angles; what stands still turns by 0."""
+    made = worded.words()
+    asked = path(
+        [A, {**A, "prompt": LONG}, {**A, "prompt": LONG, "seed": 9}, {"picture": "sha256:0", "prompt": LONG}], 4
+    ).resolve(made)
+    from safelight.noise import Noise
+    from safelight.task import Brief
+
+    task = asked.task
+    assert isinstance(task, Interpolate)
+    brief = Brief(made, asked, ("",), (0,), Noise(0, (0,)), Assets())
+    with torch.inference_mode():
+        first, second, third = task.turns(brief)
+    assert first.noise == pytest.approx(0, abs=1e-4) and first.words is not None and 1 < first.words < 179
+    assert second.words == pytest.approx(0, abs=1e-2)
+    u, v = (Noise(seed, (0,)).normal("start", None, None, brief.like).flatten().double() for seed in (A["seed"], 9))
+    assert second.noise == pytest.approx(math.degrees(math.acos(float(u @ v / (u.norm() * v.norm())))), abs=1e-6)
+    assert third.noise is None and third.words == pytest.approx(0, abs=1e-2)
+
+
 def test_a_part_of_the_path_is_the_same_part() -> None:
     made = worded.words()
     whole = toys.finished(made, path([A, B], 6))

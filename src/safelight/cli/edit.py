@@ -4,6 +4,7 @@
     safelight edit photo.png "a blue umbrella" --mask mask.png --feather 4
     safelight edit photo.png "a small star" --mask mask.png --only-masked 16 --resample 5
     safelight edit photo.png --outpaint 16,0,16,0 --show-steps
+    safelight edit photo.png "a lake" --outpaint 16,0,16,0 --mask mask.png
     safelight edit photo.png "a green apple" --source "a red apple"
 
 White in the mask is painted, black is kept to the byte; --invert turns that round, --alpha reads transparency instead of brightness.
@@ -64,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
     kept = making.kept(args)
     before = kept.get("task", {})
     fields = asked(args, before.get("kind"))  # before the work, not after it
+    if before.get("mask") and fields["kind"] == before["kind"] and not args.mask:
+        raise SpecError("--config paints a mask, which it does not hold: give its file with --mask")
     pixels, note = picture.read(args.input)
     making.Where(args, "edit", (args.count or 1) * max(len(args.prompt), 1))
     model = load(args.model, args.weights, device=devices.pick(args.device))
@@ -98,12 +101,9 @@ def asked(args: argparse.Namespace, usual: str | None = None) -> dict[str, Any]:
 
     Raises SpecError for flags that do not go together.
     """
-    if args.mask and args.outpaint:
-        raise SpecError("--mask paints inside the picture, --outpaint beyond it: give one, then edit the result with the other")
-    kind = "inpaint" if args.mask else "outpaint" if args.outpaint else "invert" if args.source is not None else usual
+    grows = args.outpaint or (args.mask and usual == "outpaint")
+    kind = "outpaint" if grows else "inpaint" if args.mask else "invert" if args.source is not None else usual
     kind = kind if kind in ("inpaint", "outpaint", "invert") else "image"
-    if kind == "inpaint" and not args.mask:
-        raise SpecError("--config paints a mask, which it does not hold: give its file with --mask")
     if args.source is not None and kind != "invert":
         raise SpecError("--source swaps the words of a whole picture: leave --mask and --outpaint out")
     flags = {
@@ -111,7 +111,7 @@ def asked(args: argparse.Namespace, usual: str | None = None) -> dict[str, Any]:
         "steps": ("exact" if args.exact_steps else None, None),
         "fit": (args.fit, ("image", "inpaint", "invert")),
         "source": (args.source, None),
-        "invert": (args.invert or None, ("inpaint",)),
+        "invert": (args.invert or None, ("inpaint", *(["outpaint"] if args.mask else []))),
         "overlap": (args.overlap, ("outpaint",)),
         "feather": (args.feather, ("inpaint", "outpaint")),
         "fill": (args.fill, ("inpaint", "outpaint")),

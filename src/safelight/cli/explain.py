@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     heard = None
     if not args.no_attention:
         try:
-            heard = hear(trace, model, assets=assets)
+            heard = hear(trace, model, assets=assets, first=about.get("fork_step"))
         except SpecError as error:
             print(f"hint     attention is left out: {error}", file=sys.stderr)
     target = Path(args.html)

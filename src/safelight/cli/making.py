@@ -66,7 +66,7 @@ def options(parser: argparse.ArgumentParser, *, model: bool = True, film: str = 
     out = parser.add_argument_group("where to")
     out.add_argument("--out", metavar="PATH", help="folder of the pictures (out/VERB), or the one picture's file")
     out.add_argument("--format", choices=("png", "webp", "jpg"), help="of the pictures (png)")
-    out.add_argument("--film", "--gif", nargs="?", const="", metavar="FILE", help=f"{film}: .gif, .webp or .apng")
+    out.add_argument("--film", "--gif", nargs="?", const="", metavar="FILE", help=f"{film}: .gif, .webp, .apng, .mp4 or .webm")
     out.add_argument("--show-steps", action="store_true", help="also steps.png: x_t and the guess of x_0 along the way")
     out.add_argument(
         "--trace",
@@ -110,8 +110,9 @@ def resolve(
     changed = assign(full, args.set)
     if args.guidance is not None and changed["mix"] != full["mix"]:
         changed["mix"] = _guided(changed["mix"], args.guidance)
+    said = {setting.partition("=")[0].strip().partition(".")[0] for setting in args.set}
     for name in ("size", "sampler"):  # what the task alone knew: --set may have changed the task
-        if getattr(asked, name) is None and changed[name] == full[name]:
+        if getattr(asked, name) is None and name not in said and changed[name] == full[name]:
             changed[name] = None
     asked = parse(changed, "request")
     assert isinstance(asked, Request)

@@ -8,7 +8,7 @@
 Texts stand in quotes, pictures are named by their files, numbers multiply, [word] or [#2] chooses a word of the text before it.
 Without --joint the sum is taken in the words of the model that paints it. With --joint NAME it is taken in that model's space, where
 pictures are vectors as texts are, and the nearest caption is painted. What is printed: the length of every embedding, its cosine with
-the sum, and the captions nearest to the sum.
+the sum, and the words and captions nearest to the sum.
 """
 
 from __future__ import annotations
@@ -123,7 +123,11 @@ def table(said: Report, names: dict[str, str]) -> str:
         f"space    {said.space}" + (f", texts and pictures {said.gap:.3f} apart" if said.gap is not None else ""),
         *_columns(cells),
     ]
-    for title, near in (("nearest captions", said.captions), ("nearest pictures", said.pictures)):
+    for title, near in (
+        ("nearest words", said.words),
+        ("nearest captions", said.captions),
+        ("nearest pictures", said.pictures),
+    ):
         if near:
             lines += [title, *(f"  {each.cosine:+.3f}  {named(each.what)}" for each in near)]
     return "\n".join(lines)

@@ -4,6 +4,7 @@
     safelight morph -p "a red apple" -p "a blue umbrella" -p "a red apple" --frames 48 --back
     safelight morph "a cat on a yellow background" --seeds 1,2,3 --ease smooth
     safelight morph apples.png umbrella.png --frames 16
+    safelight morph "a cat" "a dog" --at 0,0.3,0.42,0.5,0.58,0.7,1
 
 The ends, two or more, are words, or pictures: one of ours by its own words and noise where this model made it from words, any other
 by inversion. With one seed for all the noise stands still and the words move; with --seeds the noise moves, too.
@@ -40,6 +41,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-p", "--prompt", action="append", default=[], metavar="TEXT", help="words, after the ENDs; repeatable")
     path = parser.add_argument_group("the path")
     path.add_argument("--frames", type=int, metavar="N", help="pictures, both ends among them (24)")
+    path.add_argument(
+        "--at",
+        metavar="X,X",
+        help="where the frames lie instead of evenly: 0 is the first end, 0.5 halfway to the second, 1.5 beyond",
+    )
     path.add_argument("--seeds", metavar="N,N", help="a seed for each end; with one prompt as many ends as seeds")
     path.add_argument("--ease", choices=("linear", "smooth"), help="smooth slows down at the ends (linear)")
     path.add_argument("--words", choices=("slerp", "straight"), help="how words turn into each other (slerp)")
@@ -70,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.frames is not None and args.frames < 2:
         raise SpecError(f"--frames {args.frames}: a path has both its ends, so 2 at least")
+    if args.at is not None and (args.frames is not None or args.ease is not None):
+        raise SpecError("--at says where each frame lies; leave --frames and --ease out")
     if args.count is not None or args.index is not None:
         raise SpecError("--count and --index are for pictures of one kind; a path counts --frames")
     if args.seeds is not None and args.seed is not None:
@@ -78,7 +86,8 @@ def run(args: argparse.Namespace) -> int:
         raise SpecError(f"--seconds {args.seconds:g}: a film lasts more than 0")
     kept = making.kept(args)
     before = kept["task"] if kept.get("task", {}).get("kind") == "interpolate" else {}
-    args.count = args.frames or (kept.get("count", _FRAMES) if before else _FRAMES)
+    at = places(args.at) or ((before.get("at") or []) if args.frames is None and args.ease is None else [])
+    args.count = args.frames or len(at) or (kept.get("count", _FRAMES) if before else _FRAMES)
     where = making.Where(argparse.Namespace(**{**vars(args), "film": None}), "morph", args.count)  # before the work
     film, args.film = Path(args.film) if args.film else where.folder / "morph.gif", None
     if film.suffix.lower() not in SUFFIXES:
@@ -127,7 +136,14 @@ def run(args: argparse.Namespace) -> int:
         ends.append({**end, **({"seed": seeds[k]} if seeds and "picture" not in end else {})})
     ends = ends or [{**end, **({"seed": seeds[k]} if seeds else {})} for k, end in enumerate(again)]
     flags = {"ease": args.ease, "words": args.words}
-    task = {**before, "kind": "interpolate", "ends": ends, **{name: value for name, value in flags.items() if value}}
+    task = {
+        **before,
+        "at": at or None,
+        "kind": "interpolate",
+        "ends": ends,
+        **{k: value for k, value in flags.items() if value},
+    }
+    task |= {"frames": None, "ease": "linear"} if at else {}
     words = {} if before else {"prompt": [""]}
     settings = {name: value for name, value in given.items() if name not in kept}  # a config file goes over a picture's own
     request = making.resolve(args, model, {**settings, "task": task, **words}, assets)
@@ -171,6 +187,14 @@ def numbers(text: str | None) -> list[int]:
     if re.fullmatch(r"-?\d+(,-?\d+)*", text.replace(" ", "")) is None:
         raise SpecError(f"--seeds {text}: write whole numbers divided by commas, as in 1,2")
     return [int(part) for part in text.split(",")]
+
+
+def places(text: str | None) -> list[float]:
+    """`0,0.25,1` as numbers; none of None."""
+    try:
+        return [float(part) for part in text.split(",")] if text is not None else []
+    except ValueError:
+        raise SpecError(f"--at {text}: write numbers divided by commas, as in 0,0.25,1") from None
 
 
 def strip(path: Path, frames: Tensor, ends: list[str]) -> Path:

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
             jobs.runs.get(id)  # before any of them goes
         for id in args.ids:
             jobs.runs.delete(id)
-        jobs.runs.purge(-1.0)
+        jobs.runs.purge(-1.0, only=args.ids)
         print(f"{len(args.ids)} run{'s' * (len(args.ids) != 1)} gone")
         return 0
     finally:
@@ -172,8 +172,10 @@ def waited(jobs: Jobs, run: Run) -> Run:
     from safelight.serve.worker import Supervisor
 
     with contextlib.ExitStack() as stack:
-        if not jobs.workers():
-            stack.enter_context(Supervisor(jobs.folder))
+        ours = False
         while (run := jobs.runs.get(run.id)).state not in ("done", "failed", "stopped"):
+            if not ours and not jobs.workers():  # none from the beginning, or its server has ended since
+                stack.enter_context(Supervisor(jobs.folder))
+                ours = True
             time.sleep(0.05)
     return run

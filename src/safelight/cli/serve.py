@@ -68,17 +68,18 @@ def data_folder(args: argparse.Namespace) -> Path:
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted."""
     return start(
-        args, lambda address: print(f"safelight serves at {address}, runs are kept in {data_folder(args)}", flush=True)
+        args, lambda address, _: print(f"safelight serves at {address}, runs are kept in {data_folder(args)}", flush=True)
     )
 
 
-def start(args: argparse.Namespace, ready: Callable[[str], None]) -> int:
-    """Serve as the options say. ready: called with the address once it can be asked."""
+def start(args: argparse.Namespace, ready: Callable[[str, Tokens], None]) -> int:
+    """Serve as the options say. ready: called with the address once it can be asked, and the tokens that open it."""
     from safelight import device as devices
     from safelight.serve.app import serve
     from safelight.serve.folder import Folder
 
     settings = settings_of(args)
+    settings.certified()
     for name in settings.devices:
         devices.pick(name)  # a device that is not here is said before anything is started
     folder = Folder(settings.folder)
@@ -86,7 +87,7 @@ def start(args: argparse.Namespace, ready: Callable[[str], None]) -> int:
         print(f"model    {folder.shelve(model)}")
     folder.close()
     tokens = tokens_of(args, settings)
-    serve(settings, tokens, ready=ready)
+    serve(settings, tokens, ready=lambda address: ready(address, tokens))
     return 0
 
 

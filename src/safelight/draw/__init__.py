@@ -2,7 +2,8 @@
 
 pixels.py  pictures as a model sees them -> bytes, or one clear refusal
 page.py    paper, ink and lettering shared by sheets, strips and films
-grid.py    contact sheets          film.py   GIF, WebP, APNG of a denoising
+grid.py    contact sheets          film.py   GIF, WebP, APNG and video of a denoising
+reel.py    the same of pictures    video.py  MP4 and WebM, where there is an encoder
 strip.py   forward noising         chart.py  schedules, grids and losses (matplotlib, imported when a chart is drawn)
 """
 

@@ -14,10 +14,11 @@ from PIL import Image
 from safelight.draw import page as lay
 from safelight.draw.page import WHITE, Page, Paper
 from safelight.draw.pixels import to_bytes, to_image
+from safelight.draw.video import VIDEOS, video
 from safelight.files import atomic
 from safelight.spec import SpecError
 
-SUFFIXES = (".gif", ".webp", ".png", ".apng")
+SUFFIXES = (".gif", ".webp", ".png", ".apng", *VIDEOS)
 
 
 class Frame(NamedTuple):
@@ -85,8 +86,8 @@ def film(
 ) -> Path:
     """Write a looping film of pairs (noisy | guess), one pair a picture, and return its path.
 
-    path: `.gif`, `.webp` (lossless) or `.png`/`.apng` (lossless; a viewer that knows no APNG shows the first frame).
-        Grey pictures are exact in all of them; in a GIF coloured ones share one palette of 256.
+    path: `.gif`, `.webp` (lossless) or `.png`/`.apng` (lossless; a viewer that knows no APNG shows the first frame), or with the extra
+        `video` `.mp4` and `.webm`. Grey pictures are exact in the first three; in a GIF coloured ones share one palette of 256.
     frames: see `Frame`; when more than `most`, as many are taken evenly, first and last included.
     captions: a name under each pair. columns: pairs a row. scale: whole enlargement.
     seconds: how long the run lasts; hold: how long the end then stays.
@@ -94,7 +95,7 @@ def film(
     """
     target = Path(path)
     if target.suffix.lower() not in SUFFIXES:
-        raise SpecError(f"{target}: '{target.suffix}' is no film format here (gif, webp, png)")
+        raise SpecError(f"{target}: '{target.suffix}' is no film format here ({', '.join(SUFFIXES)})")
     if not seconds > 0 or not hold >= 0 or most < 2:
         raise SpecError("a film needs seconds > 0, hold >= 0 and most >= 2")
     shots = [
@@ -178,10 +179,15 @@ class _Layout:
 
 
 def write(target: Path, pages: list[Image.Image], durations: list[int]) -> None:
-    """Write pages as a looping film in the format of the suffix, whole or not at all. durations: of each page, in milliseconds."""
+    """Write pages as a film in the format of the suffix, whole or not at all, looping where the format says so itself (videos do not).
+
+    durations: of each page, in milliseconds. Raises SpecError for a video where there is no encoder.
+    """
     suffix = target.suffix.lower()
     with atomic(target) as temporary:
-        if suffix == ".gif":
+        if suffix in VIDEOS:
+            video(temporary, pages, durations, suffix[1:])
+        elif suffix == ".gif":
             pages = _one_palette(pages) if pages[0].mode == "RGB" else pages
             pages[0].save(temporary, "GIF", save_all=True, append_images=pages[1:], duration=durations, loop=0, optimize=False)
         elif suffix == ".webp":

@@ -26,15 +26,16 @@ def reel(
     back: bool = False,
     scale: int | None = None,
 ) -> Path:
-    """Write pictures as a looping film, and return its path.
+    """Write pictures as a film, and return its path.
 
-    path: `.gif`, `.webp` (lossless) or `.png`/`.apng` (lossless). pictures: see `to_bytes`. seconds: from the first to the last;
-    hold: how much longer the two ends stay. back: then the same way back, so that the loop has no jump. scale: whole enlargement.
+    path: `.gif`, `.webp` (lossless) or `.png`/`.apng` (lossless), or with the extra `video` `.mp4` and `.webm`.
+    pictures: see `to_bytes`. seconds: from the first to the last; hold: how much longer the two ends stay. back: then the same way back,
+    so that the loop has no jump. scale: whole enlargement.
     Raises SpecError for one picture, an unknown suffix, or what `to_bytes` refuses.
     """
     target = Path(path)
     if target.suffix.lower() not in SUFFIXES:
-        raise SpecError(f"{target}: '{target.suffix}' is no film format here (gif, webp, png)")
+        raise SpecError(f"{target}: '{target.suffix}' is no film format here ({', '.join(SUFFIXES)})")
     if not seconds > 0 or not hold >= 0:
         raise SpecError("a film needs seconds > 0 and hold >= 0")
     frames = to_bytes(pictures)

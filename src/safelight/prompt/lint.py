@@ -15,7 +15,7 @@
 | `contradiction` | what cannot be at once; what is both wanted and unwanted |
 | `camera` | a film's movement asked of a still, or a film without one |
 | `syntax` | brackets without their other half; a weight as another tool writes it |
-| `weight` | a weight beyond 0.1 to 2 |
+| `weight` | a weight beyond 0.1 to 1.6 |
 """
 
 from __future__ import annotations

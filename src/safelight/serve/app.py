@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import gzip
 import logging
 import re
 import socket
@@ -21,10 +23,11 @@ from starlette.exceptions import HTTPException
 
 from safelight import __version__
 from safelight.data.source import CorruptError
-from safelight.serve.api import a1111, events, models, openai, runs, schema, studio, words
+from safelight.serve.api import a1111, events, models, openai, runs, schema, several, studio, words
 from safelight.serve.api.answers import sent
 from safelight.serve.api.base import Conflict, Failure, Full, Missing, Server, TooLarge, confined
-from safelight.serve.guard import Guard, error
+from safelight.serve.guard import Guard, error, session
+from safelight.serve.lines import lines
 from safelight.serve.safety import Refused
 from safelight.serve.settings import Settings, Tokens
 from safelight.spec import SpecError
@@ -43,6 +46,7 @@ _MIME = {
     ".png": "image/png",
     ".txt": "text/plain; charset=utf-8",
 }
+_TEXT = (".js", ".css", ".html", ".svg", ".json", ".txt")
 # What the page calls itself by; it finds out what to show.
 _PAGES = r"(create|edit|mix|morph|compare|explain|gallery|jobs|models|settings|run|tour)(/[0-9A-Za-z_-]{1,40}){0,2}"
 _FILE = re.compile(r"([a-z0-9][a-z0-9_-]*/){0,3}[a-z0-9][a-z0-9_.-]*")
@@ -54,7 +58,7 @@ def app(settings: Settings, tokens: Tokens | None = None) -> FastAPI:
 
     tokens: default those that the data folder keeps. Raises SpecError where the settings would leave it open (`Settings.check`).
     """
-    settings.folder.mkdir(parents=True, exist_ok=True)
+    settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     tokens = tokens if tokens is not None else Tokens(settings.folder)
     settings.check(tokens)
     server = Server(settings, tokens)
@@ -84,7 +88,7 @@ def app(settings: Settings, tokens: Tokens | None = None) -> FastAPI:
         generate_unique_id_function=lambda route: f"{route.tags[0] if route.tags else 'page'}_{route.name}",
     )
     made.state.server = server
-    for part in (runs, words, models, events, studio, openai, a1111):
+    for part in (several, runs, words, models, events, studio, openai, a1111):
         made.include_router(part.router)
     _pages(made)
     _errors(made)
@@ -104,8 +108,7 @@ def _pages(made: FastAPI) -> None:
     def file(call: Call, path: str) -> Response:
         if not _FILE.fullmatch(path) or Path(path).suffix not in _MIME:
             raise Missing("there is no such file")
-        found = confined(STUDIO, STUDIO / path)
-        return sent(call, found.read_bytes(), _MIME[found.suffix])
+        return _own(call, path)
 
     @made.get("/{path:path}", include_in_schema=False)
     def page(call: Call, path: str) -> Response:
@@ -113,14 +116,50 @@ def _pages(made: FastAPI) -> None:
             return Response(status_code=204)
         if path and not re.fullmatch(_PAGES, path.rstrip("/")):
             raise Missing("there is nothing at this address")
-        return sent(call, confined(STUDIO, STUDIO / "index.html").read_bytes(), _MIME[".html"])
+        server: Server = made.state.server
+        key = session(call.headers.get("cookie", ""), server.settings) if server.tokens else None
+        closed = bool(server.tokens) and (key is None or not server.tokens.signed_in(key))
+        name = "login.html" if closed else "index.html"
+        return _own(call, name, "Cookie")
+
+
+def _own(call: Call, name: str, vary: str = "") -> Response:
+    """A file of the studio, packed for whoever can unpack it. Raises Missing where there is none. vary: what else the answer hangs on."""
+    beside = STUDIO / f"{name}.gz"
+    kept = beside.is_file() and not (STUDIO / name).is_file()
+    found = confined(STUDIO, beside if kept else STUDIO / name)
+    suffix = Path(name).suffix
+    packed, plain = _both(found, found.stat().st_mtime_ns, kept)
+    small = suffix in _TEXT and _accepts(call.headers.get("accept-encoding", ""))
+    answer = sent(call, packed if small else plain, _MIME[suffix])
+    answer.headers["vary"] = f"{vary}, Accept-Encoding".removeprefix(", ")
+    if small:
+        answer.headers["content-encoding"] = "gzip"
+    return answer
+
+
+@functools.lru_cache(maxsize=256)
+def _both(file: Path, _changed: int, kept: bool) -> tuple[bytes, bytes]:
+    """(a file packed by gzip, the same unpacked); kept: it lies there packed."""
+    data = file.read_bytes()
+    return (data, gzip.decompress(data)) if kept else (gzip.compress(data, 9, mtime=0), data)
+
+
+def _accepts(header: str) -> bool:
+    """Whether an Accept-Encoding names gzip, and not with a weight of nothing."""
+    for one in header.lower().split(","):
+        name, _, weight = one.partition(";")
+        if name.strip() == "gzip":
+            return not re.fullmatch(r"q=0(\.0*)?", weight.replace(" ", ""))
+    return False
 
 
 def _errors(made: FastAPI) -> None:
     """Every error as the same JSON, in one line."""
 
     def answer(status: int, message: str, code: str, param: str | None = None) -> JSONResponse:
-        return JSONResponse(error(" ".join(message.split())[:1000], status, code, param), status)
+        said = " ".join(message.split())[:1000].encode("utf-8", "replace").decode()
+        return JSONResponse(error(said, status, code, param), status)
 
     @made.exception_handler(SpecError)
     @made.exception_handler(CorruptError)
@@ -133,7 +172,7 @@ def _errors(made: FastAPI) -> None:
             (Full, 429, "queue_full"),
         )
         status, code = next(((s, c) for sort, s, c in sorts if isinstance(problem, sort)), (422, "invalid_value"))
-        message = _nameless(str(problem), made.state.server)
+        message = made.state.server.folder.nameless(str(problem))
         field = re.match(r"([A-Za-z_][\w.\[\]]*): ", message)
         return answer(status, message, code, field[1] if field and status == 422 else None)
 
@@ -150,6 +189,10 @@ def _errors(made: FastAPI) -> None:
         made_of.headers.update(problem.headers or {})
         return made_of
 
+    @made.exception_handler(UnicodeEncodeError)
+    def half(_: Call, problem: UnicodeEncodeError) -> Response:
+        return answer(422, "the request holds half of a character (a lone surrogate)", "bad_text")
+
     @made.exception_handler(RecursionError)
     def deep(_: Call, problem: RecursionError) -> Response:
         return answer(422, "the request is nested too deeply", "too_deep")
@@ -164,13 +207,6 @@ def _errors(made: FastAPI) -> None:
             f"this needs the package '{problem.name}', which is optional: pip install 'safelight[{extra}]'",
             "missing_extra",
         )
-
-
-def _nameless(text: str, server: Server) -> str:
-    """A sentence without the places of this machine's folders."""
-    for folder in (server.folder.path, Path(__file__).parents[1]):
-        text = text.replace(f"{folder}/", "")
-    return text
 
 
 def _openapi(made: FastAPI) -> dict[str, Any]:
@@ -196,15 +232,22 @@ class Live(uvicorn.Server):
 
     def __init__(self, served: FastAPI, settings: Settings, ready: Callable[[str], None] | None = None) -> None:
         tls = settings.tls
+
         config = uvicorn.Config(
             served,
+            # Whatever else is installed: what is refused must not hang on it.
+            loop="asyncio",
+            http=lines(settings.limits.lines, settings.proxies),
+            ws="none",
+            proxy_headers=bool(settings.proxies),
+            forwarded_allow_ips=list(settings.proxies),
             host=settings.host,
             port=settings.port,
             log_level="warning",
             server_header=False,
             timeout_keep_alive=15,
             timeout_graceful_shutdown=3,
-            limit_concurrency=512,
+            limit_concurrency=1024,
             h11_max_incomplete_event_size=64 << 10,
             ssl_certfile=str(tls.certificate) if tls else None,
             ssl_keyfile=str(tls.key) if tls else None,

@@ -172,13 +172,16 @@ class Heard:
 class Listener:
     """Makes a recorded run again and hears its attention: `for event in listener: ...`, then `listener.heard()`.
 
-    trace: of any run; one that begins in the middle (a fork) must be exact. assets: what its request names. layers: keep each layer's
-    own maps too, in their own size: some 2 to 20 times the room. A solver that asks the network several times a step is heard at the
-    first, at the step's own level. The events are those of `generate`; whoever wants to stop stops taking them.
+    trace: of any run; one that begins in the middle (a fork) must be exact. first: the step that a fork was forked at, where its trace
+    also holds its parent's steps, which were made with another request and are not heard. assets: what its request names. layers: keep
+    each layer's own maps too, in their own size: some 2 to 20 times the room. A solver that asks the network several times a step is
+    heard at the first, at the step's own level. The events are those of `generate`; whoever wants to stop stops taking them.
     Raises SpecError when the network reads no words by cross-attention.
     """
 
-    def __init__(self, trace: Trace, model: Model, *, assets: Assets | None = None, layers: bool = False) -> None:
+    def __init__(
+        self, trace: Trace, model: Model, *, assets: Assets | None = None, layers: bool = False, first: int | None = None
+    ) -> None:
         network = model.denoiser.network
         self._names = [name for name, module in network.named_modules() if isinstance(module, CrossAttention)]
         if not self._names or model.text is None:
@@ -187,7 +190,7 @@ class Listener:
             )
         if not trace.steps:
             raise SpecError("attention: the trace has no step yet")
-        self.trace, self.model, self.assets, self.layers = trace, model, assets, layers
+        self.trace, self.model, self.assets, self.layers, self.first = trace, model, assets, layers, first
         self._space: tuple[int, ...] = tuple(trace.x0(trace.steps[0].k).shape[-2:])
         self._now: dict[str, Tensor] = {}
         self._kept: dict[str, list[Tensor]] = {}
@@ -195,8 +198,9 @@ class Listener:
         self._rows, self._prompts, self._identical, self._steps = slice(0, 0), tuple[str, ...](), True, list[int]()
 
     def __iter__(self) -> Iterator[Event]:
-        first, last = self.trace.steps[0].k, self.trace.steps[-1].k
-        recorded = self.trace if first else None
+        first, last = self.first if self.first is not None else self.trace.steps[0].k, self.trace.steps[-1].k
+        # A fork goes on from recorded noise, at step 0 too: its seed alone does not make it.
+        recorded = self.trace if first or self.first is not None else None
         run = iter(generate(self.model, self.trace.request, assets=self.assets, recorded=recorded, first=first))
         while True:
             self._now = {}
@@ -293,9 +297,9 @@ class Listener:
         self._identical &= not len(mine) or torch.equal(mine, made.detach().to("cpu", mine.dtype))
 
 
-def hear(trace: Trace, model: Model, *, assets: Assets | None = None, layers: bool = False) -> Heard:
+def hear(trace: Trace, model: Model, *, assets: Assets | None = None, layers: bool = False, first: int | None = None) -> Heard:
     """The attention of a recorded run, in one call; see `Listener`."""
-    listener = Listener(trace, model, assets=assets, layers=layers)
+    listener = Listener(trace, model, assets=assets, layers=layers, first=first)
     for _ in listener:
         pass
     return listener.heard()

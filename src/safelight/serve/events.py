@@ -93,6 +93,9 @@ class Events:
             edge = db.execute(steps, (KEPT_STEPS,)).fetchone()
             if edge is not None:
                 gone += db.execute("DELETE FROM events WHERE kind = 'step' AND id <= ?", (edge[0],)).rowcount
+            # The order of the queue, whole each time: only the last one says anything.
+            last = "(SELECT max(id) FROM events WHERE kind = 'queue')"
+            gone += db.execute(f"DELETE FROM events WHERE kind = 'queue' AND id < {last}").rowcount
         return gone
 
 

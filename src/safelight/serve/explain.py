@@ -10,6 +10,7 @@ import base64
 import inspect
 import textwrap
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -61,7 +62,10 @@ def explain(trace: Trace, model: Model, picture: int = 0, seen: Lenses | None = 
 
 
 def _tokens(model: Model, prompt: str, negative: str, emphasis: str) -> dict[str, Any]:
-    """Words to tokens: how each word was merged, its ids, and the places of all windows with what fills them."""
+    """Words to tokens: how each word was merged, its ids, and the places of all windows with what fills them.
+
+    ranks: the number of the pair of each merge in the vocabulary's list.
+    """
     encoder = model.text
     about: dict[str, Any] = {"prompt": prompt, "negative": negative, "emphasis": emphasis, "reads": "nothing", "limit": None}
     about |= {"length": None, "vocabulary": None, "windows": 0, "words": [], "places": [], "null": [], **_code("generate")}
@@ -72,9 +76,12 @@ def _tokens(model: Model, prompt: str, negative: str, emphasis: str) -> dict[str
     if not isinstance(encoder, CLIPText):
         return about
     tokenizer = encoder.tokenizer
+    rank = {pair: i for i, pair in enumerate(tokenizer.merges)}
     said = [piece.text for window in encoder.windows([prompt], emphasis)[0].windows for piece in window.pieces]
     for word in dict.fromkeys(word for text in said for word in vocabulary.words(vocabulary.clean(text))):
-        about["words"].append({"text": word, "merges": list(tokenizer.merging(word)), "ids": tokenizer.encode(word)})
+        merges = list(tokenizer.merging(word))
+        ranks = [rank[_joined(*two)] for two in pairwise(merges)]
+        about["words"].append({"text": word, "merges": merges, "ranks": ranks, "ids": tokenizer.encode(word)})
     return about | {
         "reads": "tokens",
         "limit": room(encoder),
@@ -83,6 +90,12 @@ def _tokens(model: Model, prompt: str, negative: str, emphasis: str) -> dict[str
         "windows": 1 + max(token.window for token in laid),
         **_code("merging", "words", "spans", "tokenize"),
     }
+
+
+def _joined(before: list[str], after: list[str]) -> tuple[str, str]:
+    """The pair of symbols that a merge joined: the first two of `before` that `after` holds as one."""
+    first = next(i for i, (was, now) in enumerate(zip(before, after, strict=False)) if was != now)
+    return before[first], before[first + 1]
 
 
 def _vectors(model: Model, prompt: str, emphasis: str) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """The data folder: one SQLite file that knows every run, and the files of the runs beside it.
 
-    safelight.db        the index: runs, the queue, events, pictures by seal (schema below)
-    runs/ID/            trace.safetensors (trace-2, ... one a stage), 0.png, 1.png, ..., what is drawn from the trace
+    safelight.db        the index: runs, their logs, the queue, events, pictures by seal (schema below)
+    runs/ID/            trace.safetensors (trace-2, ... one a stage), 0.png, 1.png, ..., what is drawn from the trace, error.txt
     pictures/HEX.png    pictures and masks that were brought, by the hash in their seal
     models/NAME.safetensors   models beyond those that ship
+    worker-DEVICE.lock  held by the server whose worker makes the pictures on that device, and by that worker
 
 Everything that a process may be killed in the middle of is a transaction or a file that is written whole or not at all.
 """
@@ -11,6 +12,7 @@ Everything that a process may be killed in the middle of is a transaction or a f
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import secrets
@@ -35,6 +37,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 # An id is the millisecond in 8 digits to the base 36 (until the year 2059) and 4 more that set apart what one millisecond makes.
 _TAIL = 36**4
+# A file of this machine in a sentence; addresses of our own API are none.
+_PATH = re.compile(r"(?<![\w.:/<])/(?!(?:v1|sdapi|studio)/)(?:[^\s/'\"`:,;()<>]+/)+")
 # So long a writer waits for another's transaction, in seconds.
 _PATIENCE = 30.0
 
@@ -74,6 +78,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )""",
         "CREATE TABLE loaded (worker TEXT NOT NULL, name TEXT NOT NULL, bytes INTEGER NOT NULL, PRIMARY KEY (worker, name))",
         "CREATE TABLE wishes (id INTEGER PRIMARY KEY AUTOINCREMENT, worker TEXT NOT NULL, name TEXT NOT NULL, load INTEGER NOT NULL)",
+    ),
+    (
+        "CREATE TABLE log (id INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, time REAL NOT NULL, text TEXT NOT NULL)",
+        "CREATE INDEX log_of ON log (run)",
     ),
 )
 
@@ -116,10 +124,13 @@ class Folder:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).resolve()
+        self.path.mkdir(
+            mode=0o700, parents=True, exist_ok=True
+        )  # prompts and pictures are their owner's on a machine of several people
         for name in ("runs", "pictures", "models"):
-            (self.path / name).mkdir(parents=True, exist_ok=True)
+            (self.path / name).mkdir(mode=0o700, exist_ok=True)
         self._threads = threading.local()
-        self._open: list[sqlite3.Connection] = []
+        self._open: list[tuple[threading.Thread, sqlite3.Connection]] = []
         self._lock = threading.Lock()
         self._migrate()
 
@@ -141,7 +152,11 @@ class Folder:
         db.execute("PRAGMA synchronous = NORMAL")
         db.create_function("folded", 1, lambda text: str(text).casefold(), deterministic=True)
         with self._lock:
-            self._open.append(db)
+            # Servers' threads come and go: a connection ends with its thread.
+            for thread, old in self._open:
+                if not thread.is_alive():
+                    old.close()
+            self._open = [one for one in self._open if one[0].is_alive()] + [(threading.current_thread(), db)]
         return db
 
     @contextlib.contextmanager
@@ -182,7 +197,7 @@ class Folder:
     def close(self) -> None:
         """Close the connections of all threads."""
         with self._lock:
-            for db in self._open:
+            for _, db in self._open:
                 db.close()
             self._open.clear()
         self._threads = threading.local()
@@ -233,11 +248,10 @@ class Folder:
 
     def models(self) -> dict[str, Path]:
         """The models that can be asked for, by name: those that ship, those in `models`, and those that were shelved."""
-        from safelight.model import embedded
-
         own = {path.stem: path for path in sorted((self.path / "models").glob("*.safetensors")) if _NAME.fullmatch(path.stem)}
-        shelf = {row["name"]: Path(row["file"]) for row in self.db.execute("SELECT name, file FROM shelf ORDER BY name")}
-        return {**embedded(), **own, **shelf}
+        rows = self.db.execute("SELECT name, file FROM shelf ORDER BY name").fetchall()
+        shelf = {row["name"]: Path(row["file"]) for row in rows if Path(row["file"]).is_file()}
+        return {**_shipped(), **own, **shelf}
 
     def model(self, name: str) -> Path:
         """The file of a model by its name, "default" too. Names are never paths. Raises Missing naming what there is."""
@@ -277,6 +291,12 @@ class Folder:
             db.execute("INSERT OR REPLACE INTO shelf (name, file) VALUES (?, ?)", (name, str(file)))
         return name
 
+    def nameless(self, text: str) -> str:
+        """A sentence with files by their names alone: where they lie on this machine is nobody's business."""
+        for folder in (self.path, Path(__file__).parents[1], Path.home()):  # these may hold spaces, which the pattern ends at
+            text = text.replace(f"{folder}/", "")
+        return _PATH.sub("", text)
+
     def free(self) -> int:
         """Free bytes on the disk it lies on."""
         return shutil.disk_usage(self.path).free
@@ -284,6 +304,14 @@ class Folder:
     def size(self, *parts: str) -> int:
         """Bytes of all files below a part of the folder."""
         return sum(f.lstat().st_size for f in self.path.joinpath(*parts).rglob("*") if f.is_file() and not f.is_symlink())
+
+
+@functools.cache
+def _shipped() -> dict[str, Path]:
+    """The models that come with the package, whose headers are read once."""
+    from safelight.model import embedded
+
+    return embedded()
 
 
 def _hex(seal: str) -> str:

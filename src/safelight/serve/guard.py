@@ -1,7 +1,8 @@
 """The door: what stands before every request, as one piece of ASGI.
 
 In this order: the path says nothing strange, the client does not ask too often, the Host is one of ours (DNS rebinding), no other
-site's page asks (CSRF: Sec-Fetch-Site, else Origin against Host), whoever must have a token has one, the body is not too large.
+site's page asks (CSRF: Sec-Fetch-Site, else Origin against Host), whoever must have a token or a session has one, the body is not
+too large.
 What leaves has a content-security policy, and an error of ours is one sentence with a number that stands in the log, never a trace.
 """
 
@@ -9,12 +10,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
+import ipaddress
 import logging
 import re
 import secrets
 import time
 from collections import OrderedDict
-from http.cookies import CookieError, SimpleCookie
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -39,7 +41,8 @@ HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
 )
-COOKIE = "safelight_token"
+# Where a browser is given a session for a token or an invitation.
+SESSION = "/v1/session"
 # Paths that are data or deeds; the rest is the page itself, which must open before a token can be typed into it.
 _DATA = re.compile(r"/(v1|sdapi|metrics|openapi\.json)(/|$)")
 _HARMLESS = ("GET", "HEAD", "OPTIONS")
@@ -47,6 +50,8 @@ _METHODS = (*_HARMLESS, "POST", "PUT", "PATCH", "DELETE")
 _STRANGE = re.compile(r"[\x00-\x1f\x7f\\]|(^|/)\.\.?(/|$)")
 # So many addresses are remembered, and so many seconds a body may take.
 _ADDRESSES, _PATIENCE = 10_000, 60.0
+# Addresses of the page take no body worth the name.
+_PAGE_BODY = 4096
 
 
 class Problem(Exception):
@@ -102,7 +107,7 @@ class Guard:
         self._asked = Allowance(limits.rate, limits.burst)
         self._failed = Allowance(limits.failures / 60, limits.failures)
         own = {settings.host} if settings.host not in ("0.0.0.0", "::", "") else set[str]()
-        self._hosts = {"localhost", "127.0.0.1", "::1", *own, *settings.names}
+        self._hosts = {name.lower().rstrip(".") for name in ("localhost", "127.0.0.1", "::1", *own, *settings.names)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -121,7 +126,8 @@ class Guard:
                 self.answered[method, message["status"]] = self.answered.get((method, message["status"]), 0) + 1
                 kept = [(k, v) for k, v in message["headers"] if k.lower() != b"server"]
                 there = {k.lower() for k, _ in kept}
-                message = {**message, "headers": [*kept, *((k, v) for k, v in HEADERS if k not in there)]}
+                own = (*HEADERS, (b"cache-control", b"no-store"))
+                message = {**message, "headers": [*kept, *((k, v) for k, v in own if k not in there)]}
             await send(message)
 
         try:
@@ -133,7 +139,9 @@ class Guard:
             await answer(scope, receive, sending)
         except Exception:
             number = secrets.token_hex(4)
-            log.exception("error %s at %s %s", number, scope["method"], scope["path"])
+            log.exception(
+                "error %s at %s %s", number, scope["method"], ascii(scope["path"][:300])
+            )  # of one line, whatever it holds
             if begun:  # the client has the beginning of an answer; all that is left is to end it
                 raise
             message = f"the server failed at this request (error {number} in its log)"
@@ -142,7 +150,7 @@ class Guard:
     # ---- who asks for what ---------------------------------------------------------------------------------------------------
 
     def _look(self, scope: Scope) -> None:
-        address = scope["client"][0] if scope.get("client") else "local"
+        address = whole(scope["client"][0]) if scope.get("client") else "local"
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
         path = scope["path"]
         # What is strange once decoded is strange decoded twice, too: some server on the way may have decoded it once.
@@ -154,7 +162,7 @@ class Guard:
         self._host(headers)
         self._site(scope["method"], path, headers)
         if self.tokens and _DATA.match(path):
-            self._token(address, headers)
+            self._token(address, path, headers)
 
     def _host(self, headers: dict[str, str]) -> None:
         name = headers.get("host", "")
@@ -171,14 +179,16 @@ class Guard:
         if other:
             raise Problem(403, "another site's page asks for this, and may not", "cross_origin")
 
-    def _token(self, address: str, headers: dict[str, str]) -> None:
+    def _token(self, address: str, path: str, headers: dict[str, str]) -> None:
         wait = self._failed.take(address, 0)
         if wait:
             raise Problem(429, "too many wrong tokens", "rate_limit_exceeded", {"retry-after": str(int(wait) + 1)})
         given = _given(headers)
         if given is None:
+            if (key := session(headers.get("cookie", ""), self.settings)) is not None and self.tokens.signed_in(key):
+                return
             raise Problem(401, "this needs a token: Authorization: Bearer TOKEN", "no_token", {"www-authenticate": "Bearer"})
-        if not self.tokens.opens(given):
+        if not self.tokens.opens(given) and not (path == SESSION and self.tokens.invited(given)):
             self._failed.take(address)
             raise Problem(401, "this token is not valid", "invalid_api_key", {"www-authenticate": "Bearer"})
 
@@ -187,7 +197,8 @@ class Guard:
     async def _body(self, scope: Scope, receive: Receive) -> Receive:
         """The body, read here up to the limit, so that nothing below ever holds more."""
         headers = {k.lower(): v for k, v in scope["headers"]}
-        limit = self.settings.limits.body
+        # Only what a token opens takes bodies: nobody fills the memory with what is thrown away.
+        limit = self.settings.limits.body if _DATA.match(scope["path"]) else _PAGE_BODY
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise Problem(415, "bodies are read as they stand: send no Content-Encoding", "content_encoding")
         if scope["method"] in ("GET", "HEAD") and not headers.keys() & {b"content-length", b"transfer-encoding"}:
@@ -227,7 +238,7 @@ def _hostname(host: str) -> str | None:
 
 
 def _given(headers: dict[str, str]) -> str | None:
-    """The token of a request: as Bearer, as the password of Basic, or in the page's cookie."""
+    """The token of a request: as Bearer, or as the password of Basic."""
     scheme, _, value = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return value.strip()
@@ -236,11 +247,34 @@ def _given(headers: dict[str, str]) -> str | None:
             return base64.b64decode(value, validate=True).decode("utf-8", "replace").partition(":")[2]
         except (binascii.Error, ValueError):
             return ""
+    return None
+
+
+def cookie(settings: Settings) -> str:
+    """The name of the session's cookie. Cookies know no ports: two servers of one machine must not share it."""
+    return f"safelight_{hashlib.sha256(str(settings.folder.absolute()).encode()).hexdigest()[:8]}"
+
+
+def session(cookies: str, settings: Settings) -> str | None:
+    """The key of the session in a Cookie header."""
+    for one in cookies.split(";"):
+        name, _, value = one.strip().partition("=")
+        if name == cookie(settings):
+            return value
+    return None
+
+
+def whole(address: str) -> str:
+    """An address as it is counted: of IPv6 the /64, which one client has all of."""
     try:
-        cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    except CookieError:
-        return None
-    return unquote(cookie.value) if cookie is not None else None
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if found.version == 4:
+        return address
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.ip_network((int(found) >> 64 << 64, 64)))
 
 
-__all__ = ["CSP", "HEADERS", "Allowance", "Guard", "Problem", "error"]
+__all__ = ["CSP", "HEADERS", "SESSION", "Allowance", "Guard", "Problem", "cookie", "error", "session", "whole"]

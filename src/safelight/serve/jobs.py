@@ -20,9 +20,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from safelight.model import ModelSpec, fingerprint, peek
+from safelight.model import ModelSpec, peek
 from safelight.serve.folder import Conflict, Folder, Missing
-from safelight.serve.runs import FROM, SILENT, Ask, Record, Run, Runs, traced
+from safelight.serve.runs import FROM, SILENT, Ask, Record, Run, Runs, digits_of, traced
 from safelight.spec import Spec, SpecError, describe, parse
 from safelight.task import Request, Resolved, Task
 from safelight.trace import Trace
@@ -98,7 +98,7 @@ class Jobs:
 
     def _queued(self, ask: Ask, spec: ModelSpec, digits: str, **values: Any) -> Run:
         request, defaults = ask.request, spec.defaults
-        count = len(request.pictures)
+        count = len(request.prompt) * request.count
         size = request.micro_batch or count
         sampler = request.sampler or request.task.sampler(defaults.sampler)
         key, pixels = pace(digits, request.size or spec.size, min(size, count), sampler, request.mix or defaults.mix)
@@ -106,6 +106,9 @@ class Jobs:
         steps = (request.steps or defaults.steps) * -(-count // size)
         with self.folder.writing(durable=True):
             run = self.runs.add(ask, steps=steps, pace=key, pixels=pixels, fingerprint=digits, **values)
+            self.runs.note(
+                run.id, f"asked for: {count} {'picture' if count == 1 else 'pictures'} of {ask.model}, recorded as {ask.record}"
+            )
             self._tell_queue()
         return run
 
@@ -149,7 +152,7 @@ class Jobs:
         assert isinstance(request, Request)
         if other := next((n for n in _RECORDED if getattr(request, n) != getattr(trace.request, n)), None):
             raise SpecError(f"{other}: a fork goes on with the recorded one; ask for a new run to change it")
-        held, numbers = trace.request.index, len(request.pictures)
+        held, numbers = trace.request.index, len(request.prompt) * request.count
         if not held <= request.index <= request.index + numbers <= held + rows:
             there, wanted = f"{held}..{held + rows - 1}", f"{request.index}..{request.index + numbers - 1}"
             raise SpecError(f"run {id} holds pictures {there} at step {step}, not {wanted}: set index and count")
@@ -260,8 +263,10 @@ class Jobs:
         with self.folder.writing(durable=True) as db:
             state = self.runs.row(id)["state"]
             if state in ("queued", "paused"):
+                self.runs.note(id, "cancelled while it waited")
                 return self._moved(id, state="stopped", finished=time.time(), asked="")
             if state == "running":
+                self.runs.note(id, "asked to stop at its next step")
                 db.execute("UPDATE runs SET asked = 'cancel' WHERE id = ?", (id,))
             return self.runs.get(id)
 
@@ -273,10 +278,12 @@ class Jobs:
         with self.folder.writing(durable=True) as db:
             row = self.runs.row(id)
             if row["state"] == "queued":
+                self.runs.note(id, "paused while it waited")
                 return self._moved(id, state="paused")
             if row["state"] not in ("running", "paused"):
                 raise Conflict(f"run {id} is {row['state']}: there is nothing to pause")
             if row["asked"] != "cancel":
+                self.runs.note(id, "asked to pause at its next step")
                 db.execute("UPDATE runs SET asked = 'pause' WHERE id = ? AND state = 'running'", (id,))
             return self.runs.get(id)
 
@@ -284,6 +291,8 @@ class Jobs:
         """Queue a paused or stopped run again, to go on from its last recorded step. Raises Conflict for one that is done or failed."""
         with self.folder.writing(durable=True) as db:
             row = self.runs.row(id)
+            if row["state"] in ("paused", "stopped"):
+                self.runs.note(id, "resumed")
             if row["state"] == "paused":
                 return self._moved(id, state="queued", asked="")
             if row["state"] == "stopped":
@@ -303,6 +312,7 @@ class Jobs:
                 if file.name != FROM:
                     file.unlink(missing_ok=True)
             db.execute("DELETE FROM pictures WHERE run = ?", (id,))
+            self.runs.note(id, "tried again, from its beginning")
             anew = {"steps_done": row["fork_step"] or 0, "error": "", "pictures": "[]", "deaths": 0, "falls": 0, "bytes": 0}
             return self._moved(
                 id, state="queued", asked="", started=None, finished=None, ms_per_step=None, place=self._last(db), **anew
@@ -344,6 +354,10 @@ class Jobs:
             ).fetchone()
             if row is None:
                 return None
+            seat = db.execute("SELECT device, pid FROM workers WHERE id = ?", (worker,)).fetchone()
+            self.runs.note(
+                row["id"], "claimed by " + (f"process {seat['pid']} on {seat['device']}" if seat else f"worker {worker}")
+            )
             self._tell_queue()
             return self.runs.tell(row["id"])
 
@@ -405,6 +419,12 @@ class Jobs:
             if done.rowcount:
                 if state == "done":
                     self._measured(id)
+                row = self.runs.row(id, deleted=True)
+                made = f"{row['steps_done']} of {row['steps']} steps" + (
+                    f", {row['ms_per_step']:.1f} ms each" if row["ms_per_step"] else ""
+                )
+                ways = {"queued": "left for another worker", "failed": f"failed: {error};"}
+                self.runs.note(id, f"{ways.get(state, state)} after {made}")
                 self.runs.tell(id)
                 self._tell_queue()
             return bool(done.rowcount)
@@ -450,6 +470,7 @@ class Jobs:
                     left |= {"state": "failed", "finished": time.time(), "error": error}
                 else:
                     left |= {"state": "paused" if row["asked"] == "pause" else "queued"}
+                self.runs.note(row["id"], f"its worker died after step {row['steps_done']}; now it is {left['state']}")
                 self.runs.set(row["id"], **left)
             if rows:
                 self._tell_queue()
@@ -478,6 +499,12 @@ class Jobs:
             for table in ("loaded", "wishes"):
                 db.execute(f"DELETE FROM {table} WHERE worker = ?", (worker,))
         self.sweep(worker)
+
+    def forget(self) -> None:
+        """Forget workers that were not seen for long: what they held has other ones by now."""
+        gone = self.folder.db.execute("SELECT id FROM workers WHERE seen < ?", (time.time() - 2 * SILENT,)).fetchall()
+        for row in gone:
+            self.absent(row["id"])
 
     def workers(self) -> Sequence[Worker]:
         """The workers that are alive."""
@@ -542,7 +569,7 @@ def _known(path: Path) -> tuple[ModelSpec, str]:
 def _read(path: Path, _changed: int, _size: int) -> tuple[ModelSpec, str]:
     spec = parse(peek(path).spec, "model")
     assert isinstance(spec, ModelSpec)
-    return spec, fingerprint(path)
+    return spec, digits_of(path)
 
 
 def _changed(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

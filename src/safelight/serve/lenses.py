@@ -90,13 +90,14 @@ class Recomputed(NamedTuple):
 class Lenses:
     """What is to be seen of one picture of a recorded run. Keeps what it decoded: one object serves many frames.
 
-    heard: the attention of the run, for that lens. Raises SpecError for a picture that the trace does not hold, and before a step.
+    heard: the attention of the run, for that lens. since: the step at which a fork was forked: those before it are its parent's, made with
+    another request. Raises SpecError for a picture that the trace does not hold, and before a step.
     """
 
-    def __init__(self, trace: Trace, model: Model, picture: int = 0, heard: Heard | None = None) -> None:
+    def __init__(self, trace: Trace, model: Model, picture: int = 0, heard: Heard | None = None, *, since: int = 0) -> None:
         if not trace.steps:
             raise SpecError("the trace has no step yet")
-        self.trace, self.model, self.picture, self.heard = trace, model, picture, heard
+        self.trace, self.model, self.picture, self.heard, self.since = trace, model, picture, heard, since
         # A run in parts that was stopped holds fewer pictures at its later steps.
         self.moments = {moment.k: moment for moment in trace.steps if 0 <= picture < len(trace.x0(moment.k))}
         if not self.moments:
@@ -126,6 +127,8 @@ class Lenses:
             return heat(apart / 127.5)
         if self.heard is None:
             raise SpecError("lens 'attention': this run was not heard yet: ask for its attention first")
+        if k not in self.heard.steps:  # of a fork's parent: nobody listened there
+            return heat(np.zeros(self._final.shape[:2], np.float32))
         return heat(self.heard.picture(token, k, self.picture, self._final.shape[:2])[..., 0] / 255)
 
     def geometry(self) -> Geometry:
@@ -183,7 +186,7 @@ class Lenses:
                     "decided": min(1.0, max(0.0, decided)),
                     "spectrum": believed.power,
                     "agreed": believed.agreement(final),
-                    "scale": strength(mix.scale, mix.interval, level) if isinstance(mix, CFG) else None,
+                    "scale": strength(mix.scale, mix.interval, level) if isinstance(mix, CFG) and k >= self.since else None,
                 }
             )
         return {
@@ -193,7 +196,7 @@ class Lenses:
             "final_spectrum": final.power,
             "exact": bool(self.trace.about["exact"]),
             "branches": self.trace.branches,
-            "scale": steps[0]["scale"],
+            "scale": steps[-1]["scale"] if self.since else steps[0]["scale"],
             "dial": self.dial,
             "r2": self.preview.r2,
         }
@@ -235,6 +238,8 @@ class Lenses:
         moment = self._moment(k)
         if not self.trace.about["exact"]:
             raise SpecError("this trace holds previews only; record it with branches to recompute a step")
+        if k < self.since:
+            raise SpecError(f"step {k} was made by the run that this is a fork of, with that one's request: recompute it there")
         x0 = self._guided(moment, mix, assets or Assets(device=self.model.device))
         if self._keeps:
             x0 = torch.where(self._held, self._x0(k), x0)
@@ -396,7 +401,9 @@ class Lenses:
         mix, assets = self.trace.request.mix, Assets(device=self.model.device)
         assert mix is not None  # a trace's request is resolved
         away = [
-            (self._guided(moment, mix, assets) - self._x0(k)).abs().amax(1, keepdim=True) for k, moment in self.moments.items()
+            (self._guided(moment, mix, assets) - self._x0(k)).abs().amax(1, keepdim=True)
+            for k, moment in self.moments.items()
+            if k >= self.since
         ]
         return torch.stack(away).amax(0) > 1e-4
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import heapq
 import json
 import math
 import os
+import re
 import shutil
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from safelight.model import fingerprint
 from safelight.serve.events import Events
 from safelight.serve.folder import Conflict, Folder, Missing, new_id
-from safelight.spec import Spec, SpecError
+from safelight.spec import Spec, SpecError, parse
 from safelight.task import Request, Task
 
 Kind = Literal["generate", "edit", "vary", "mix", "morph", "fork", "attention", "import"]
@@ -34,6 +38,8 @@ UNDO = 10.0
 # A worker that was not seen for so long is none, in seconds.
 SILENT = 15.0
 _OVER = ("done", "stopped", "failed")
+# So long a text of another tool in a picture is read.
+_PARAMETERS = 100_000
 
 
 class Picture(Spec):
@@ -57,6 +63,7 @@ class Run(Told):
     request: resolved once it has begun, until then as it was asked for. position: in the queue, 1 is next. created, started, finished:
     seconds since 1970. steps: of all its parts, 0 while nobody knows. ms_per_step: measured. eta: seconds until it is done.
     relation, parent, fork_step, noise: where it comes from. group: runs that were asked for together. levels: (t, alpha, sigma) each.
+    recorded: whether its steps can be looked at: they are written and were not pruned, and the model that made them is here as it was.
     """
 
     id: str
@@ -89,6 +96,7 @@ class Run(Told):
     bytes: int = 0
     seed: int = 0
     levels: tuple[tuple[float, float, float], ...] | None = None
+    recorded: bool = False
 
     def json_ready(self) -> dict[str, Any]:
         """The run as JSON has it."""
@@ -112,6 +120,13 @@ class Ask(Told):
     group: str | None = Field(None, max_length=64)
     title: str = Field("", max_length=500)
     board: str = Field("", max_length=100)
+
+
+class Line(Told):
+    """A line of a run's log: seconds since 1970, and what happened."""
+
+    time: float
+    text: str
 
 
 class Node(Told):
@@ -182,7 +197,23 @@ class Runs:
     def of(self, rows: Sequence[sqlite3.Row]) -> list[Run]:
         """Rows as runs, with what the queue says of them."""
         waiting = self.waiting() if any(row["state"] in ("queued", "running") for row in rows) else {}
-        return [_run(row, *waiting.get(row["id"], (None, None))) for row in rows]
+        kept = [row for row in rows if (self.folder.run(row["id"]) / traced(0)).is_file()]
+        prints = {name: self._fingerprint(name) for name in {row["model"] for row in kept}}
+        recorded = {row["id"] for row in kept if (now := prints[row["model"]]) and row["fingerprint"] in ("", now)}
+        return [_run(row, row["id"] in recorded, *waiting.get(row["id"], (None, None))) for row in rows]
+
+    def _fingerprint(self, model: str) -> str | None:
+        """The fingerprint of a model's file as it now is, None where there is none."""
+        try:
+            return digits_of(self.folder.model(model))
+        except (SpecError, OSError):
+            return None
+
+    def log(self, id: str) -> list[Line]:
+        """What happened to a run, the oldest first. Raises Missing when there is none."""
+        self.row(id)
+        rows = self.folder.db.execute("SELECT time, text FROM log WHERE run = ? ORDER BY id", (id,))
+        return [Line(time=row["time"], text=row["text"]) for row in rows]
 
     def waiting(self) -> dict[str, tuple[int | None, float | None]]:
         """(position, seconds until it is done) of what is running and queued, in the order of the queue.
@@ -235,11 +266,14 @@ class Runs:
         group: str | None = None,
         before: str | None = None,
         limit: int = 50,
+        seed: int | None = None,
+        since: float | None = None,
+        until: float | None = None,
     ) -> list[Run]:
         """Runs, the newest first: every word of `q` in prompt, title, model or board, whatever its case.
 
         model: name or fingerprint. state, kind: one or several, divided by commas; recordings of attention only when asked for.
-        before: an id; only older ones, for the next page.
+        before: an id; only older ones, for the next page. since, until: made from the one to before the other, in seconds since 1970.
         """
         terms, values = ["deleted IS NULL"], list[Any]()
         for word in q.split():
@@ -259,12 +293,19 @@ class Runs:
             if value is not None:
                 terms.append(f"{column} = ?")
                 values.append(value)
-        if before is not None:
-            terms.append("id < ?")
-            values.append(before)
+        limits = (("id < ?", before), ("seed = ?", seed), ("created >= ?", since), ("created < ?", until))
+        for term, edge in limits:
+            if edge is not None:
+                terms.append(term)
+                values.append(str(edge) if term.startswith("seed") else edge)
         values.append(max(1, min(limit, 1000)))
         rows = self.folder.db.execute(f"SELECT * FROM runs WHERE {' AND '.join(terms)} ORDER BY id DESC LIMIT ?", values)
         return self.of(rows.fetchall())
+
+    def boards(self) -> dict[str, int]:
+        """The boards that runs are on, by name, and how many are on each."""
+        rows = "SELECT board, count(*) FROM runs WHERE deleted IS NULL AND board != '' GROUP BY board ORDER BY board"
+        return {row[0]: row[1] for row in self.folder.db.execute(rows)}
 
     def trace(self, id: str, stage: int = 0) -> Path:
         """The file of a run's recording, of a stage of it. Raises Missing when there is none (yet, or any more)."""
@@ -384,6 +425,12 @@ class Runs:
             db.execute(f"UPDATE runs SET {', '.join(f'{name} = ?' for name in values)} WHERE id = ?", [*values.values(), id])
             return self.tell(id)
 
+    def note(self, id: str, text: str) -> None:
+        """Put a line into a run's log, in the transaction that is under way or in one of its own; files are named without their place."""
+        line = self.folder.nameless(" ".join(text.split()))[:1000]
+        with self.folder.writing() as db:
+            db.execute("INSERT INTO log (run, time, text) VALUES (?, ?, ?)", (id, time.time(), line))
+
     def tell(self, id: str) -> Run:
         """Tell everybody how a run now is; of one that was deleted nobody hears any more."""
         row = self.row(id, deleted=True)
@@ -415,14 +462,17 @@ class Runs:
             self.row(id, deleted=True)
             return self.set(id, deleted=None)
 
-    def purge(self, after: float = UNDO) -> int:
-        """Remove for good what was deleted more than `after` seconds ago; returns how many runs went."""
+    def purge(self, after: float = UNDO, only: Collection[str] | None = None) -> int:
+        """Remove for good what was deleted more than `after` seconds ago (`only` these, if given); returns how many runs went."""
         edge = time.time() - after
         with self.folder.writing(durable=True) as db:
             ids = [r["id"] for r in db.execute("SELECT id FROM runs WHERE deleted < ? AND state != 'running'", (edge,))]
+            ids = [id for id in ids if only is None or id in only]
             for id in ids:
-                for table in ("pictures", "events"):
+                for table in ("pictures", "log"):
                     db.execute(f"DELETE FROM {table} WHERE run = ?", (id,))
+                # That it is gone is still to be told to pages that were away.
+                db.execute("DELETE FROM events WHERE run = ? AND kind != 'gone'", (id,))
                 db.execute("DELETE FROM runs WHERE id = ?", (id,))
         for id in ids:
             shutil.rmtree(self.folder.run(id), ignore_errors=True)
@@ -461,8 +511,9 @@ class Runs:
                 continue
             kept, freed = kept - size, freed + size
             if policy.whole:
-                self.delete(row["id"])
-                self.purge(-1.0)
+                with contextlib.suppress(Missing):  # somebody else was faster
+                    self.delete(row["id"])
+                    self.purge(-1.0, only=[row["id"]])
                 continue
             for file in files:
                 file.unlink(missing_ok=True)
@@ -511,6 +562,7 @@ class Runs:
         if self.maker(name) is not None:
             return None
         if note is not None:
+            parse(note.request, "request")  # what a file says is believed only as far as it is a request
             request, model, fingerprint = note.request, note.model.name, note.model.fingerprint
             prompts = note.request.get("prompt") or [""]
             prompt = str(prompts[min(note.index // max(int(note.request.get("count") or 1), 1), len(prompts) - 1)])
@@ -567,7 +619,18 @@ def prompt_of(request: Request) -> str:
     return " → ".join(dict.fromkeys(ends)) or "\n".join(dict.fromkeys(request.prompt))
 
 
-def _run(row: sqlite3.Row, position: int | None, eta: float | None) -> Run:
+def digits_of(file: Path) -> str:
+    """The fingerprint of a model file, read once as long as it does not change."""
+    about = file.stat()
+    return _digits(file, about.st_mtime_ns, about.st_size)
+
+
+@functools.lru_cache(maxsize=256)
+def _digits(file: Path, _changed: int, _size: int) -> str:
+    return fingerprint(file)
+
+
+def _run(row: sqlite3.Row, recorded: bool, position: int | None, eta: float | None) -> Run:
     plain = {name: row[name] for name in row.keys() if name in Run.model_fields}  # noqa: SIM118
     return Run.model_validate(
         plain
@@ -580,6 +643,7 @@ def _run(row: sqlite3.Row, position: int | None, eta: float | None) -> Run:
             "group": row["grp"],
             "position": position,
             "eta": eta,
+            "recorded": recorded,
         }
     )
 
@@ -605,10 +669,12 @@ def _foreign(text: str) -> tuple[dict[str, Any], str]:
     """(request, model): what a `parameters` text says that is true of any model; the rest is read when a model is at hand."""
     from safelight.interop import infotext
 
+    if len(text) > _PARAMETERS:
+        raise SpecError(f"its parameters are {len(text):,} characters, {_PARAMETERS:,} are read")
     info = infotext.parse(text)
     request: dict[str, Any] = {"prompt": [info.prompt], "negative": info.negative}
     for name, field in (("Steps", "steps"), ("Seed", "seed")):
-        if info.settings.get(name, "").removeprefix("-").isdecimal():
+        if re.fullmatch(r"-?[0-9]{1,18}", info.settings.get(name, "")):
             request[field] = int(info.settings[name])
     return request, info.settings.get("Model", "")
 
@@ -620,6 +686,7 @@ __all__ = [
     "Conflict",
     "Imported",
     "Kind",
+    "Line",
     "Missing",
     "Node",
     "Picture",
@@ -630,6 +697,7 @@ __all__ = [
     "Runs",
     "State",
     "Storage",
+    "digits_of",
     "prompt_of",
     "traced",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import re
+import tempfile
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -112,13 +113,21 @@ def _detector() -> Any:
 
 
 def _plain(text: str) -> str:
-    """Letters and digits alone, folded, without accents, single spaces between."""
-    bare = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
+    """Letters and digits alone, folded, without accents and signs that are not seen, single spaces between."""
+    bare = "".join(
+        c for c in unicodedata.normalize("NFKD", text.casefold()) if unicodedata.category(c) not in ("Mn", "Me", "Cf")
+    )
     return " ".join(re.findall(r"\w+", bare))
 
 
 def texts(request: Mapping[str, Any]) -> list[str]:
-    """Every text of a described request that says what shall be seen: prompts, ends of morphs, expressions; not the negative one."""
+    """Every text of a described request that says what shall be seen: prompts, ends of morphs, expressions.
+
+    The negative prompt too where guidance may be weaker than 1, or is no plain scale: below 1 it is what is painted.
+    """
+    mix = request.get("mix") or {}
+    scale = mix.get("scale", 1) if isinstance(mix, Mapping) else 1
+    against = isinstance(scale, int | float) and scale >= 1
     found: list[str] = []
 
     def walk(value: Any, name: str = "") -> None:
@@ -128,7 +137,7 @@ def texts(request: Mapping[str, Any]) -> list[str]:
         elif isinstance(value, list | tuple):
             for inner in value:
                 walk(inner, name)
-        elif isinstance(value, str) and name in ("prompt", "expression", "captions"):
+        elif isinstance(value, str) and (name in ("prompt", "expression", "captions") or (name == "negative" and not against)):
             found.append(value)
 
     walk(request)
@@ -153,6 +162,10 @@ def check_picture(policy: Policy, data: bytes) -> None:
             raise Refused(refusal)
 
 
+# What IPTC calls a picture that a trained model made.
+MADE_BY_AI = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+
+
 class Provenance(Spec):
     """Content credentials (C2PA, by the package c2pa-python, an extra): a signed statement in the file that a program made it.
 
@@ -165,30 +178,30 @@ class Provenance(Spec):
 
 
 def signed(data: bytes, mime: str, by: Provenance, title: str) -> bytes:
-    """A picture's file with a signed manifest that says it was made by an algorithm. Raises SpecError where signing fails."""
+    """A picture's file with a signed manifest that says that a trained model made it, which one, and with what program; pixels and note
+    stay as they are. Raises SpecError where signing fails."""
     import c2pa
 
+    from safelight import __version__, picture
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "picture"
+        file.write_bytes(data)
+        note = picture.note(file)
+    agent = {"name": "Safelight", "version": __version__}
+    action: dict[str, Any] = {"action": "c2pa.created", "digitalSourceType": MADE_BY_AI, "softwareAgent": agent}
+    if note is not None:
+        action["description"] = f"Made by the model {note.model.name}"
+        action["parameters"] = {"model": note.model.name, "fingerprint": note.model.fingerprint}
     manifest = {
-        "claim_generator_info": [{"name": "safelight"}],
+        "claim_generator_info": [agent],
         "title": title,
         "format": mime,
-        "assertions": [
-            {
-                "label": "c2pa.actions",
-                "data": {
-                    "actions": [
-                        {
-                            "action": "c2pa.created",
-                            "digitalSourceType": "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia",
-                        }
-                    ]
-                },
-            }
-        ],
+        "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [action]}}],
     }
     try:
         info = c2pa.C2paSignerInfo(
-            alg=by.algorithm.encode(), sign_cert=by.certificate.read_bytes(), private_key=by.key.read_bytes(), ta_url=b""
+            alg=by.algorithm.encode(), sign_cert=by.certificate.read_bytes(), private_key=by.key.read_bytes(), ta_url=None
         )
         out = io.BytesIO()
         with c2pa.Signer.from_info(info) as signer, c2pa.Builder(manifest) as builder:
@@ -199,6 +212,7 @@ def signed(data: bytes, mime: str, by: Provenance, title: str) -> bytes:
 
 
 __all__ = [
+    "MADE_BY_AI",
     "NoPolicy",
     "NudeNet",
     "Policy",

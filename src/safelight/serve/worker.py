@@ -11,15 +11,18 @@ What is written of a run, in its folder:
 A task of several stages is recorded a trace a stage (`trace-2.safetensors`, ...). Stopped in its first stage it goes on from the last
 step; later, it makes the micro-batch it was at anew. What a task does before its stage (an inversion) is told as steps marked `aside`;
 it is not recorded, and done again by a run that goes on. Deterministic as everything is, the pictures are the same all the same.
+
+Servers may share a folder: a lock for each device says whose worker works there, and the worker holds it with its server. So a second
+server waits until the first and its worker are gone, and a worker that outlives its server is not doubled. It sees the end of the pipe
+from its server, leaves its run at the next step for another worker, and ends.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
-import io
 import os
+import shutil
 import signal
 import sqlite3
 import statistics
@@ -27,31 +30,29 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from safelight import assets as at_hand
 from safelight import device as devices
 from safelight import model as files
 from safelight import picture
-from safelight.draw.film import shown
 from safelight.draw.pixels import to_bytes
 from safelight.generate import Event, Finished, Prepared, Started, Stepped, generate
 from safelight.model import Model
 from safelight.picture import Note
 from safelight.process import Level
-from safelight.sample import State, Step
+from safelight.sample import State
 from safelight.serve.attention import Listener
 from safelight.serve.folder import Folder, new_id
+from safelight.serve.frames import Seen, frames
 from safelight.serve.jobs import Jobs, Worker
-from safelight.serve.lenses import decode
 from safelight.serve.runs import FROM, Prune, Record, Run, traced
 from safelight.spec import SpecError, parse
 from safelight.task import Request, Resolved
@@ -62,12 +63,16 @@ from safelight.trace import Recorder, Trace
 _EVERY, _SHARE = 5.0, 0.05
 # Seconds between a worker's signs of life, looks at an empty queue, and other chores.
 _BEAT, _LOOK, _CHORES = 1.0, 0.03, 5.0
-# Frames are for looking at while it runs: of so many pictures, of so many pixels a side.
-_FRAMES, _SIDE = 16, 256
+# A worker that was told to leave is given so many seconds; then it is killed.
+_PATIENCE = 20.0
+# So often a server looks whether a device's lock is free, and after so long it says that another has it, in seconds.
+_WAIT, _SAY = 0.3, 3.0
+# What a process was writing when it died is swept away once it is so old, in seconds.
+_OLD = 3600.0
+# Frames are for looking at while it runs: of so many pictures. Steps within so many seconds are shown and told together.
+_FRAMES, _TOGETHER = 16, 0.05
 # While frames take more than this part of the steps' own time, only what is believed is shown.
 _LOOKING = 0.4
-# Up to this side a frame loses nothing: it is enlarged to be looked at. Of noise that would take too many bytes.
-_LOSSLESS = {"x": 32, "x0": 128}
 
 Outcome = Literal["done", "stopped", "paused", "queued", "lost"]
 
@@ -92,8 +97,10 @@ class Models:
     def __init__(self, folder: Folder, device: torch.device, budget: int = 0) -> None:
         self.folder, self.device = folder, device
         self.budget = budget or devices.memory(device).total // 2
+        self.read = 0  # how many models were read from their files
         self._held: OrderedDict[str, Held] = OrderedDict()
-        self._lock = threading.RLock()
+        # Reading a file takes seconds, in which the others go on being told apart.
+        self._lock, self._reading = threading.RLock(), threading.Lock()
 
     def get(self, name: str) -> Model:
         """A model by its name; "NAME:WEIGHTS" takes that set of its weights. A file that was replaced is read anew."""
@@ -102,21 +109,33 @@ class Models:
         name = f"{path.stem}:{weights}" if source == "default" and weights else path.stem if source == "default" else name
         stat = path.stat()
         state = (path, stat.st_mtime_ns, stat.st_size)
-        with self._lock:
-            found = self._held.get(name)
-            if found is not None and found.file == state:
-                self._held.move_to_end(name)
-                return found.model
-            self._held.pop(name, None)
+        if (model := self._known(name, state)) is not None:
+            return model
+        with self._reading:
+            if (model := self._known(name, state)) is not None:  # somebody else read it meanwhile
+                return model
             header = files.peek(path)
             prefix = f"{weights or next((n for n in header.weights if n != 'raw'), 'raw')}/"
-            self._room(4 * sum(e.size for n, e in header.tensors.items() if n.startswith(prefix)))
+            with self._lock:
+                self._held.pop(name, None)
+                self._room(4 * sum(e.size for n, e in header.tensors.items() if n.startswith(prefix)))
             model = files.load(path, weights or None, device=self.device)
             if source != path.stem and source != "default":
                 model.name = source  # a shelved file is known, also in notes, by the name it was given
             size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-            self._held[name] = Held(model, size, state)
+            with self._lock:
+                self._held[name] = Held(model, size, state)
+                self.read += 1
             return model
+
+    def _known(self, name: str, state: tuple[Path, int, int]) -> Model | None:
+        """The model that is held under a name, of a file as it is now."""
+        with self._lock:
+            found = self._held.get(name)
+            if found is None or found.file != state:
+                return None
+            self._held.move_to_end(name)
+            return found.model
 
     def drop(self, name: str) -> None:
         """Give a model's memory back, with all sets of its weights."""
@@ -386,20 +405,42 @@ class Desk:
     def do(self, run: Run) -> None:
         """Make a claimed run, and leave it as it came out. What is wrong with a run is its error; what is wrong with the index ends us."""
         outcome: Outcome | Literal["failed"]
-        error = ""
+        error, problem = "", Exception()
         try:
             outcome = _attend(self, run) if run.kind == "attention" else Making(self, run).make()
         except SpecError as wrong:
-            outcome, error = "failed", " ".join(str(wrong).split())
+            outcome, error, problem = "failed", " ".join(str(wrong).split()), wrong
         except sqlite3.Error:
             raise
         except Exception as wrong:  # of a model or a file that nobody foresaw: the run's fault, not the queue's
-            import traceback
-
             traceback.print_exc()
-            outcome, error = "failed", f"{type(wrong).__name__}: {' '.join(str(wrong).split())[:300]}"
+            outcome, error, problem = "failed", f"{type(wrong).__name__}: {' '.join(str(wrong).split())[:300]}", wrong
+        if outcome == "failed":
+            with contextlib.suppress(OSError):  # a full disk, most likely: what is wrong is said all the same
+                self._keep_error(run.id, problem)
         if outcome != "lost":
-            self.jobs.over(run.id, self.id, outcome, error)
+            self.jobs.over(run.id, self.id, outcome, self.folder.nameless(error))
+        fork = self.folder.run(run.id) / FROM
+        if outcome == "done" and fork.exists():  # not before it is known to be done: a fork that is made again begins from this
+            fork.unlink()
+            with contextlib.suppress(SpecError):  # deleted meanwhile
+                self.jobs.runs.set(run.id, bytes=self.folder.size("runs", run.id))
+
+    def _keep_error(self, id: str, problem: Exception) -> None:
+        """Keep the traceback beside the run, for whoever has this machine; no client is shown it."""
+        file = self.folder.run(id) / "error.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(traceback.format_exception(problem)), encoding="utf-8")
+
+    def model(self, run: Run) -> Model:
+        """The model of a run; how long it took to have it stands in the run's log. Raises SpecError where it is another one by now."""
+        began, read = time.perf_counter(), self.models.read
+        model = self.models.get(run.model)
+        took = f"loaded in {time.perf_counter() - began:.2f} s" if self.models.read > read else "was at hand"
+        self.jobs.runs.note(run.id, f"model {model.name} {took}")
+        if run.fingerprint and model.fingerprint != run.fingerprint:
+            raise SpecError(f"the model '{run.model}' is another one than when this was asked for: ask again")
+        return model
 
     def order(self, run: Run) -> Outcome | None:
         """What a run must be left for now: a cancel, a pause, another worker's lease, or that we are to leave."""
@@ -418,11 +459,13 @@ class Making:
         self.desk, self.run, self.jobs = desk, run, desk.jobs
         self.folder = desk.folder.run(run.id)
         self.folder.mkdir(parents=True, exist_ok=True)
-        for half in (*self.folder.glob(".trace*.partial.*"), *self.folder.glob(".[0-9]*.partial.*")):
-            half.unlink(missing_ok=True)  # what a worker was writing when it died
+        # What a worker was writing when it died; safetensors writes under a name of its own.
+        for half in (f for pattern in (".trace*.partial.*", ".[0-9]*.partial.*", ".tmp*") for f in self.folder.glob(pattern)):
+            half.unlink(missing_ok=True)
         self.begin = run.fork_step or 0
         self.walls: list[float] = []
         self.looked = self.worked = 0.0  # seconds that frames took, and steps
+        self.untold: list[_Untold] = []
         self.lengths: list[int] = []  # steps of each stage of a part, as far as known
         self.last = time.perf_counter()
         # Where a worker has died before, every step may be the last one: then only the time it takes limits how often is written.
@@ -432,7 +475,7 @@ class Making:
     def make(self) -> Outcome:
         """Make the pictures and write them; leaves early, with all that is needed to go on, when it is asked to."""
         run, desk = self.run, self.desk
-        model = desk.models.get(run.model)
+        model = desk.model(run)
         request = parse(run.request, "request")
         assert isinstance(request, Request)
         assets = Shelf(desk.models)
@@ -440,17 +483,18 @@ class Making:
         for pixels, _ in parents:
             assets.add(pixels)
         asked = request.resolve(model, assets)
-        if run.fingerprint and model.fingerprint != run.fingerprint:
-            raise SpecError(f"the model '{run.model}' is another one than when this was asked for: ask again")
         tape = Tape(run.record, self.folder)
         fork = Trace.open(self.folder / FROM) if run.fork_step is not None else None
         point = tape.take_up(self.begin)
         if fork is not None and point is None:
             first = asked.index - fork.request.index
             tape.begin(fork, self.begin, slice(first, first + len(asked.pictures)))
+            self.jobs.runs.note(run.id, f"goes on with run {run.parent} from step {self.begin}")
         source = fork if fork is None or not run.noise else Turned(fork, asked, run.noise)
         total = len(asked.pictures)
         parts = -(-total // (asked.micro_batch or total))
+        if point is not None:
+            self.jobs.runs.note(run.id, f"goes on from what was recorded: {_where(point, parts)}")
         for part in range(point.part if point is not None else 0, parts):
             # A part is gone on with from its own step, or begun: from the fork's step, or from noise.
             here = point if point is not None and point.part == part and point.stage == 0 and point.k > self.begin else None
@@ -458,17 +502,18 @@ class Making:
             for event in generate(model, asked, assets=assets, recorded=recorded, first=k, part=part):
                 tape.see(event)
                 self._tell(model, asked, event)
-                if (left := self._leave(tape, event)) is not None:
+                if (left := self._leave(model, tape, event)) is not None:
                     return left
         self._finish(model, asked, tape, parents)
         return "done"
 
-    def _leave(self, tape: Tape, event: Event) -> Outcome | None:
+    def _leave(self, model: Model, tape: Tape, event: Event) -> Outcome | None:
         """Why the run must be left now, if it must; the recording is then written, as it is from time to time."""
         order = None if isinstance(event, Finished) else self.desk.order(self.run)
         if order == "lost":
             return order
         if order is not None or (time.monotonic() >= self.due and isinstance(event, Stepped | Finished)):
+            self._told(model)
             began = time.monotonic()
             tape.save(whole=False)
             self.due = time.monotonic() + max(self.every, (time.monotonic() - began) / _SHARE)
@@ -482,7 +527,6 @@ class Making:
             file = picture.write(self.folder / f"{k}.png", pixel, note)
             made.append((file.name, note.seal, pixel.shape[2], pixel.shape[1]))
         tape.save(whole=True)
-        (self.folder / FROM).unlink(missing_ok=True)
         self.jobs.runs.pictured(self.run.id, made)
 
     def _notes(
@@ -511,6 +555,10 @@ class Making:
     def _tell(self, model: Model, asked: Resolved, event: Event) -> None:
         run = self.run
         if isinstance(event, Started):
+            height, width = asked.size
+            part = f", part {event.part + 1} of {event.parts}" if event.parts > 1 else ""
+            made = f"{len(event.levels) - 1 - event.first} steps of {asked.sampler.kind} at {width} x {height}"
+            self.jobs.runs.note(run.id, f"stage {event.stage + 1}{part}: {made}")
             if event.stage >= len(self.lengths):
                 self.lengths.append(len(event.levels) - 1)
                 if event.stage == 0:
@@ -524,28 +572,53 @@ class Making:
         elif isinstance(event, Stepped):
             step = event.step
             data = _step(run, event, step.i, step.n, step.now)
-            if self.desk.frames:
-                data |= self._look(model, asked, event)
-            now = time.perf_counter()
-            self.walls.append((now - self.last) * 1000)
-            self.last = now
-            # The first step of a model also warms it up.
-            ms = statistics.median(self.walls[1:] or self.walls)
             each = sum(self.lengths) or step.n
             done = event.part * each + sum(self.lengths[: event.stage]) + step.i + 1
-            data["eta"] = max(event.parts * each - done, 0) * ms / 1000
-            if not self.jobs.stepped(run.id, self.desk.id, done, ms, data):
-                self.desk.lost = run.id
+            left, seen = max(event.parts * each - done, 0), None
+            if self.desk.frames:
+                rows, size = range(min(len(step.x), _FRAMES)), asked.micro_batch or len(asked.pictures)
+                data["pictures"] = [event.part * size + k for k in rows]
+                seen = Seen.of(step, len(rows))
+            self.untold.append(_Untold(done, left, data, seen))
+            self.worked += event.milliseconds / 1000
+            now = seen is None or not self.walls or step.i + 1 == step.n or len(self.untold) * len(step.x) >= _FRAMES
+            if now or time.perf_counter() - self.last >= _TOGETHER:
+                self._told(model)
 
-    def _look(self, model: Model, asked: Resolved, event: Stepped) -> dict[str, Any]:
-        """Frames of a step; without x where they have taken more than their share of the time."""
-        began, size = time.perf_counter(), asked.micro_batch or len(asked.pictures)
-        rows = range(min(len(event.step.x), _FRAMES))
+    def _told(self, model: Model) -> None:
+        """Tell the steps that are not told yet, with their frames; without x where frames have taken more than their share of the time."""
+        untold, self.untold = self.untold, []
+        if not untold:
+            return
+        began, looks = time.perf_counter(), [one.seen for one in untold if one.seen is not None]
         names = ("x", "x0") if self.looked <= _LOOKING * self.worked else ("x0",)
-        seen = frames(model, event.step, names, len(rows))
-        self.looked += time.perf_counter() - began
-        self.worked += event.milliseconds / 1000
-        return {"pictures": [event.part * size + k for k in rows], "frames": seen}
+        for one, found in zip(untold, frames(model, looks, names), strict=False):
+            one.data["frames"] = found
+        now = time.perf_counter()
+        self.looked += now - began
+        self.walls += [(now - self.last) * 1000 / len(untold)] * len(untold)
+        self.last = now
+        # The first step of a model also warms it up.
+        ms = statistics.median(self.walls[1:] or self.walls)
+        for one in untold:
+            one.data["eta"] = one.left * ms / 1000
+            if not self.jobs.stepped(self.run.id, self.desk.id, one.done, ms, one.data):
+                self.desk.lost = self.run.id
+
+
+class _Untold(NamedTuple):
+    """A step that nobody was told of yet: `done` in all, `left` to do, the event, and what is shown of it."""
+
+    done: int
+    left: int
+    data: dict[str, Any]
+    seen: Seen | None
+
+
+def _where(point: Point, parts: int) -> str:
+    """Where a run goes on, in words."""
+    part = f"part {point.part + 1} of {parts}, " if parts > 1 else ""
+    return f"{part}stage {point.stage + 1}, {'its beginning' if point.k < 1 else f'step {point.k}'}"
 
 
 def _step(run: Run, event: Stepped | Prepared, k: int, n: int, level: Level) -> dict[str, Any]:
@@ -555,37 +628,13 @@ def _step(run: Run, event: Stepped | Prepared, k: int, n: int, level: Level) -> 
     return where | at | {"eta": None, "aside": isinstance(event, Prepared), "frames": {}}
 
 
-def frames(model: Model, step: Step, names: Sequence[str], count: int) -> dict[str, list[str]]:
-    """What the first `count` pictures look like at a step, as base64 of WebP: `x` as the network saw them, `x0` as it believes.
-
-    Nothing at all where that is no picture (NaN): the run itself says so when it is over.
-    """
-    alpha, sigma, _ = step.now.floats
-    latents = {"x": shown(step.before[:count], alpha, sigma), "x0": step.estimate.x0[:count]}
-    try:
-        seen = iter(decode(model, torch.cat([latents[name] for name in names])))
-    except SpecError:
-        return {}
-    return {name: [_packed(next(seen), _LOSSLESS[name]) for _ in latents[name]] for name in names}
-
-
-def _packed(pixels: np.ndarray, side: int) -> str:
-    """(H, W, 3) as WebP, without loss up to `side` pixels a side; packed in a hurry, since it is looked at once."""
-    image, file = Image.fromarray(pixels), io.BytesIO()
-    image.thumbnail((_SIDE, _SIDE), Image.Resampling.BILINEAR)
-    image.save(file, "WEBP", lossless=max(image.size) <= side, quality=80 if max(image.size) > side else 0, method=0)
-    return base64.b64encode(file.getvalue()).decode()
-
-
 def _attend(desk: Desk, run: Run) -> Outcome:
     """Record what the network of the run's parent attended to, by a replay, beside the parent's recording."""
     assert run.parent is not None
     jobs = desk.jobs
     trace = Trace.open(jobs.runs.trace(run.parent))
-    model = desk.models.get(run.model)
-    if run.fingerprint and model.fingerprint != run.fingerprint:
-        raise SpecError(f"the model '{run.model}' is another one than when this was asked for: ask again")
-    listener = Listener(trace, model, assets=Shelf(desk.models))
+    model = desk.model(run)
+    listener = Listener(trace, model, assets=Shelf(desk.models), first=jobs.runs.get(run.parent).fork_step)
     last, walls = time.perf_counter(), list[float]()
     for event in listener:
         if (order := desk.order(run)) is not None:
@@ -627,7 +676,7 @@ def work(
     gone = threading.Event()
     threads = [threading.Thread(target=_beat, args=(desk, gone), daemon=True)]
     if tied is not None:
-        threads.append(threading.Thread(target=_tie, args=(desk, tied), daemon=True))
+        threads.append(threading.Thread(target=_tie, args=(desk, tied, gone), daemon=True))
     for thread in threads:
         thread.start()
     while not desk.leave.is_set():
@@ -646,15 +695,18 @@ def _beat(desk: Desk, gone: threading.Event) -> None:
         gone.wait(_BEAT)
 
 
-def _tie(desk: Desk, tied: TextIO) -> None:
+def _tie(desk: Desk, tied: TextIO, gone: threading.Event) -> None:
     tied.read()
     desk.leave.set()
+    if not gone.wait(_PATIENCE):  # a step without an end: the lease runs out, and another worker goes on
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Supervisor:
     """Keeps one worker process alive on each device, and the data folder in order. A context manager.
 
-    policy: what may be pruned, looked at every `chores` seconds; None prunes nothing.
+    Of several on one folder the first has a device's worker, and the next takes over when it ends. policy: what may be pruned, looked
+    at every `chores` seconds; None prunes nothing.
     """
 
     def __init__(
@@ -673,6 +725,7 @@ class Supervisor:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._elsewhere: set[str] = set()
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -681,12 +734,13 @@ class Supervisor:
         for worker in self.jobs.workers():
             if not _runs(worker.pid):
                 self.jobs.absent(worker.id)
+        self.jobs.forget()
         targets = [(self._keep, (device,)) for device in self.devices] + [(self._tidy, ())]
         self._threads = [threading.Thread(target=target, args=args, daemon=True) for target, args in targets]
         for thread in self._threads:
             thread.start()
 
-    def stop(self, patience: float = 20.0) -> None:
+    def stop(self, patience: float = _PATIENCE) -> None:
         """End the workers; what they were at is left to be gone on with. patience: seconds until they are killed."""
         self._stop.set()
         with self._lock:
@@ -711,6 +765,11 @@ class Supervisor:
             running = [process for process in self._processes.values() if process.poll() is None]
         return len(running) == len(self.devices)
 
+    def elsewhere(self) -> list[str]:
+        """The devices whose worker is another server's, for which this one waits."""
+        with self._lock:
+            return sorted(self._elsewhere)
+
     def pids(self) -> list[int]:
         """The process ids of the workers that run now."""
         with self._lock:
@@ -724,7 +783,41 @@ class Supervisor:
         self.stop()
 
     def _keep(self, device: str) -> None:
+        with contextlib.suppress(SpecError):  # the worker will say that there is no such device
+            device = devices.name(devices.pick(device))
+        seat = self._seat(device)
+        if seat is None:
+            return
+        with seat:
+            self._work(device, seat)
+
+    def _seat(self, device: str) -> TextIO | None:
+        """The lock of a device, once no other server of this folder has it; None when told to stop before. It ends with the process
+        and the worker that it is handed to."""
+        began = time.monotonic()
+        file = self.folder.path / f"worker-{device.replace(':', '-')}.lock"
+        while True:
+            seat = file.open("a")
+            try:
+                _lock(seat)
+            except OSError:
+                seat.close()
+            else:
+                with self._lock:
+                    self._elsewhere.discard(device)
+                return seat
+            if time.monotonic() - began > _SAY and device not in self._elsewhere:
+                with self._lock:
+                    self._elsewhere.add(device)
+                print(
+                    f"another server of this folder makes the pictures on {device}; this one will when it ends", file=sys.stderr
+                )
+            if self._stop.wait(_WAIT):
+                return None
+
+    def _work(self, device: str, seat: TextIO) -> None:
         pause = 0.0
+        handed = (seat.fileno(),) if os.name == "posix" else ()
         while not self._stop.wait(pause):
             id, began = new_id(), time.monotonic()
             command = [sys.executable, "-m", "safelight.serve.worker", str(self.folder.path), "--device", device]
@@ -732,27 +825,59 @@ class Supervisor:
             with self._lock:
                 if self._stop.is_set():
                     return
-                process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+                try:
+                    process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, pass_fds=handed)
+                except OSError as problem:  # no memory, no room for a process: later, perhaps
+                    print(f"supervisor: no worker could be started: {problem}", file=sys.stderr)
+                    pause = min(max(2 * pause, 0.2), 10.0)
+                    continue
                 self._processes[id] = process
             process.wait()
             with self._lock:
                 del self._processes[id]
-            self.jobs.absent(id)
+            with contextlib.suppress(sqlite3.Error):  # a full disk: its lease ends by itself
+                self.jobs.absent(id)
             # A worker that dies as soon as it is started is not started as fast as the machine can.
             pause = 0.0 if time.monotonic() - began > 10 else min(max(2 * pause, 0.2), 10.0)
 
     def _tidy(self) -> None:
         events, due = self.jobs.events, 0.0
+        with contextlib.suppress(sqlite3.OperationalError, OSError):
+            self._sweep_up()
         while not self._stop.wait(self.chores):
             try:
                 self.jobs.sweep()
+                self.jobs.forget()
                 self.jobs.runs.purge()
                 if self.policy is not None and time.monotonic() >= due:
                     self.jobs.runs.prune(self.policy)
                     due = time.monotonic() + 60 * self.chores
                 events.trim()
-            except (sqlite3.OperationalError, OSError) as error:  # a busy index or disk: the next round will do
+            except (
+                SpecError,
+                sqlite3.Error,
+                OSError,
+            ) as error:  # a run that went meanwhile, a busy index or disk: the next round will do
                 print(f"supervisor: {error}", file=sys.stderr)
+
+    def _sweep_up(self) -> None:
+        """Remove what processes left that were killed: half files, uploads under way, and folders of runs that never came to be."""
+        top, edge = self.folder.path, time.time() - _OLD
+        known = {row["id"] for row in self.folder.db.execute("SELECT id FROM runs")}
+        orphans = [path for path in (top / "runs").iterdir() if path.name not in known]
+        halves = (*top.glob("tmp*"), *(top / "pictures").glob(".*"), *(top / "runs").glob("*/.*"))
+        for path in (*orphans, *halves):
+            with contextlib.suppress(OSError):
+                if path.lstat().st_mtime < edge:
+                    path.unlink() if path.is_symlink() or not path.is_dir() else shutil.rmtree(path)
+
+
+def _lock(file: TextIO) -> None:
+    """Lock a file for this process and those that inherit it. Raises OSError while another has it."""
+    with contextlib.suppress(ImportError):  # no fcntl on Windows: there every server has workers of its own
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _runs(pid: int) -> bool:
@@ -783,4 +908,4 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-__all__ = ["Desk", "Models", "Point", "Shelf", "Supervisor", "Tape", "Turned", "frames", "main", "work"]
+__all__ = ["Desk", "Models", "Point", "Shelf", "Supervisor", "Tape", "Turned", "main", "work"]

@@ -1,4 +1,4 @@
-"""Painting a part of a picture anew: a masked one, or the one beyond its edges. What is kept is kept to the byte."""
+"""Painting a part of a picture anew: a masked one, the one beyond its edges, or both. What is kept is kept to the byte."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -158,15 +158,23 @@ class Inpaint(Painting, kind="inpaint"):
 
 
 class Outpaint(Painting, kind="outpaint"):
-    """The picture grows: what lies beyond its edges is painted.
+    """The picture grows: what lies beyond its edges is painted, and what a mask chooses of it.
 
     margins: how many pixels (left, top, right, bottom). overlap: how many pixels of the picture are painted too, along the edges that
-    grow; 0 keeps it whole.
+    grow; 0 keeps it whole. mask, invert: as in `Inpaint`, of the picture's own size: a part of it that is painted at the same time.
     """
 
     fill: Literal["noise", "mean", "blur"] = "blur"
     margins: tuple[int, int, int, int]
     overlap: int = Field(0, ge=0)
+    mask: str | None = None
+    invert: bool = False
+
+    @model_validator(mode="after")
+    def _sound(self) -> Outpaint:
+        if self.invert and self.mask is None:
+            raise ValueError("invert says how the mask is read: give one")
+        return self
 
     @field_validator("margins")
     @classmethod
@@ -174,6 +182,10 @@ class Outpaint(Painting, kind="outpaint"):
         if min(value) < 0 or not any(value):
             raise ValueError("(left, top, right, bottom) in pixels, none below 0 and one above it")
         return value
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.picture,) if self.mask is None else (self.picture, self.mask)
 
     def size(self, request: Request, model: Model, assets: Assets) -> tuple[int, int]:
         height, width = own_size(assets, self.picture)
@@ -190,6 +202,9 @@ class Outpaint(Painting, kind="outpaint"):
         hole = torch.ones(1, 1, *size, dtype=torch.bool, device=given.device)
         rows = _kept(top, height, bottom, self.overlap)
         hole[..., rows, _kept(left, width, right, self.overlap)] = False
+        if self.mask is not None:
+            chosen = canvas.mask(assets, self.mask, (height, width), self.invert, (height, width), Crop())
+            hole |= F.pad(chosen.to(given.device), (left, right, top, bottom))
         return Scene(F.pad(given, (left, right, top, bottom), mode="replicate"), hole)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator
 from typing import Literal, NamedTuple
 
@@ -53,6 +54,13 @@ class Place(NamedTuple):
         return self.leg + 1
 
 
+class Turn(NamedTuple):
+    """How far a leg turns, in degrees: the noise, None for one that inversion has to find; the words, None where nothing is said."""
+
+    noise: float | None
+    words: float | None
+
+
 class Interpolate(Task, kind="interpolate"):
     """A path through two or more ends; picture k of the run is frame k of `frames`, spread evenly, the first and the last on the ends.
 
@@ -61,17 +69,33 @@ class Interpolate(Task, kind="interpolate"):
     frame has that end's very noise and embeddings: it is what the `text` task makes of it, up to the rounding of its batch.
 
     frames: None for as many as the request counts. ease: "linear", or "smooth", which slows down at the ends (3 u^2 - 2 u^3).
+    at: where the frames lie instead, ascending, counted in ends: 0 is the first, 0.25 a quarter of the way to the second, 1.5 halfway
+    from the second to the third. So neighbours can be put equally far apart to the eye, however unevenly the pictures change.
     words: "slerp", or "straight". refine, tolerance: of the inversion of pictures (`sample.invert.rise`), which is guided as the
     request is, so that the path leads through them. fit: how pictures take the size asked for, or the model's.
     """
 
     ends: tuple[End, ...] = Field(min_length=2)
     frames: int | None = Field(None, ge=2)
+    at: tuple[float, ...] | None = Field(None, min_length=2)
     ease: Literal["linear", "smooth"] = "linear"
     words: Literal["slerp", "straight"] = "slerp"
     refine: int = Field(10, ge=0)
     tolerance: float = Field(1e-4, gt=0)
     fit: Fit = Crop()
+
+    @model_validator(mode="after")
+    def _one_spread(self) -> Interpolate:
+        if self.at is None:
+            return self
+        last = len(self.ends) - 1
+        if self.at[0] < 0 or self.at[-1] > last or any(b <= a for a, b in itertools.pairwise(self.at)):
+            raise ValueError(f"at: places ascend, each above the one before, from 0 to {last} (the last end)")
+        if self.frames not in (None, len(self.at)):
+            raise ValueError(f"frames: {self.frames}, and `at` has {len(self.at)} places: leave frames out")
+        if self.ease != "linear":
+            raise ValueError("ease is of frames that are spread evenly: leave it out where `at` gives their places")
+        return self
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -83,6 +107,8 @@ class Interpolate(Task, kind="interpolate"):
     def places(self, count: int) -> list[Place]:
         """Where each of the frames lies, if the run counts `count` pictures."""
         n, legs = self.frames or count, len(self.ends) - 1
+        if self.at is not None:
+            return [Place(leg := min(int(place), legs - 1), place - leg) for place in self.at]
         found = []
         for k in range(n):
             leg = min(k * legs // (n - 1), legs - 1)
@@ -101,6 +127,22 @@ class Interpolate(Task, kind="interpolate"):
             x = between.slerp(torch.cat([ends[i] for i in a]), torch.cat([ends[i] for i in b]), parts)
         yield launch(brief._replace(noise=noise), x, levels, conds=self._conds(brief, places))
 
+    def turns(self, brief: Brief) -> list[Turn]:
+        """How far each leg turns. Of words the mean over their tokens, each of which has an arc of its own."""
+        found = []
+        for leg in range(len(self.ends) - 1):
+            a, b = (self._ask(brief, i) for i in (leg, leg + 1))
+            said = [conditions(asked).get("cond") for asked in (a, b)]
+            words = None if said[0] is None or said[1] is None else between.turn(said[0], said[1])
+            noise = None
+            if self.ends[leg].picture is None and self.ends[leg + 1].picture is None:
+                drawn = [Rows([self._noise(brief, i)]).normal("start", None, None, a.like).flatten(1) for i in (leg, leg + 1)]
+                noise = between.angle(*drawn)
+            elif self.ends[leg] == self.ends[leg + 1]:
+                noise = 0.0
+            found.append(Turn(noise, words))
+        return found
+
     def _mine(self, brief: Brief) -> list[Place]:
         """The places of the pictures to make now."""
         request = brief.request
@@ -108,7 +150,7 @@ class Interpolate(Task, kind="interpolate"):
             raise SpecError(
                 "interpolate: several prompts are several ends: give each end its prompt, and the request one or none"
             )
-        if self.frames is None and request.count < 2:
+        if self.frames is None and self.at is None and request.count < 2:
             raise SpecError("interpolate: a path has 2 frames at least: set count, or the task's frames")
         places = self.places(request.count)
         if brief.numbers[-1] >= len(places):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from pydantic import Field, model_validator
@@ -83,6 +83,45 @@ class CLIPText(TextEncoder):
             # Places that no caption of the batch reaches are masked everywhere: left out, nothing else changes.
             ids = ids[:, : int((ids == self.tokenizer.end).int().argmax(-1).max()) + 1]
         return self._encode(ids, b)
+
+    @torch.no_grad()
+    def vectors(self, prompts: Sequence[str], batch: int = 256) -> Tensor:
+        """(N, D): the vectors of many prompts. Those of about one length are read together, and what lies behind the last of
+        them to end is left out: captions take a third of the time that full windows do."""
+        return self._short(prompts, batch, lambda _, pooled, __: self.projection(pooled))
+
+    @torch.no_grad()
+    def states(self, prompts: Sequence[str], batch: int = 256) -> Tensor:
+        """(N, W): of each prompt the mean state of its own tokens, without `begin` and `end`; of an empty one the null prompt's."""
+
+        def mean(states: Tensor, _: Tensor, ends: Tensor) -> Tensor:
+            place = torch.arange(states.shape[1], device=states.device)
+            own = ((place > 0) & (place < ends[:, None].clamp(min=2))).to(states.dtype)[..., None]  # (B, L, 1)
+            return (states * own).sum(1) / own.sum(1)
+
+        return self._short(prompts, batch, mean)
+
+    def _short(self, prompts: Sequence[str], batch: int, take: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """What `take` makes of the states (B, L, W), the pooled ones (B, W) and the places of `end` (B,) of each prompt's window."""
+        device, length = self.tower.position.device, self.spec.length
+        if not prompts:
+            none = torch.empty(0, self.spec.width, device=device)
+            return take(none[:, None], none, torch.empty(0, dtype=torch.int64, device=device))
+        tokens = self.tokenize(prompts)
+        if tokens.shape[1] > length:  # windows of its own for each: their mean
+            each = [self.tokenize([prompt]).view(-1, length) for prompt in prompts]
+            counts = [len(one) for one in each]
+            tokens = torch.cat(each)
+        else:
+            counts = [1] * len(tokens)
+        ends = (tokens == self.tokenizer.end).int().argmax(1)  # (N,)
+        order, made = ends.argsort(stable=True), list[Tensor]()
+        for rows in order.split(batch):
+            last = ends[rows]
+            states, pooled = self.tower(tokens[rows, : int(last[-1]) + 1].to(device), self.spec.skip)
+            made.append(take(states, pooled, last.to(device)))
+        found = torch.cat(made)[order.argsort().to(device)]
+        return found if len(found) == len(prompts) else torch.stack([part.mean(0) for part in found.split(counts)])
 
     def windows(self, prompts: Sequence[str], emphasis: str = "a1111") -> list[Reading]:
         """How each prompt will be read: its windows, their tokens, and what weight each piece of text has. Raises as `read` does."""

@@ -86,18 +86,7 @@ class Joint(nn.Module):
     @torch.no_grad()
     def texts(self, prompts: Sequence[str], batch: int = 256) -> Tensor:
         """(N, space): prompts of any length, embedded."""
-        tokens = self.text.tokenize(prompts)
-        if not len(tokens) or tokens.shape[1] > self.spec.text.length:
-            return self.embed_text(tokens.to(self.device))
-        # Prompts of about the same length together: what lies behind the last of a batch to end is not computed.
-        ends = (tokens == self.text.tokenizer.end).int().argmax(1)  # (N,)
-        order = ends.argsort(stable=True)
-        found = torch.empty(len(tokens), self.spec.space, device=self.device)
-        for rows in order.split(batch):
-            ids = tokens[rows, : int(ends[rows[-1]]) + 1].to(self.device)
-            _, pooled = self.text.tower(ids, self.spec.text.skip)
-            found[rows.to(self.device)] = self.pair.embed_text(self.text.projection(pooled))
-        return found
+        return self.pair.embed_text(self.text.vectors(prompts, batch))
 
     @torch.no_grad()
     def pictures(self, x: Tensor, batch: int = 256) -> Tensor:

@@ -10,7 +10,7 @@ from safelight.prompt.parse import MINUS, ROUND
 from safelight.prompt.rules.case import Case, Finding, made, short
 from safelight.prompt.text import Edit, Text
 
-HEAVIEST: Final = 2.0
+HEAVIEST: Final = 1.6
 LIGHTEST: Final = 0.1
 
 
@@ -114,7 +114,7 @@ _WRITTEN = {
 
 
 def weight(case: Case) -> Iterator[Finding]:
-    """Weights from 0.1 to 2: beyond, words tear the picture apart or are better left out."""
+    """Weights from 0.1 to 1.6: beyond, words tear the picture apart or are better left out."""
     for text in case.both:
         if text.emphasis == "none":
             continue

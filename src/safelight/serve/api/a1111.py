@@ -14,21 +14,23 @@ import time
 from typing import Any
 
 import anyio
+import numpy as np
 from fastapi import APIRouter
 from fastapi import Request as Call
+from PIL import Image as Pillow
 from pydantic import BaseModel, ConfigDict, Field
 
 from safelight import device as devices
 from safelight.interop import infotext
-from safelight.model import DEFAULT, fingerprint
+from safelight.model import DEFAULT
 from safelight.picture import parameters
-from safelight.serve.api.answers import received
-from safelight.serve.api.base import Conflict, Here, Server
+from safelight.serve.api.answers import png, received
+from safelight.serve.api.base import Conflict, Here, Server, TooLarge
 from safelight.serve.api.models import known
 from safelight.serve.api.openai import guided
 from safelight.serve.api.runs import picture_bytes
-from safelight.serve.api.studio import Lying, kept, kept_mask
-from safelight.serve.runs import Ask, Run
+from safelight.serve.api.studio import LONGEST_PARAMETERS, Lying, kept, kept_mask
+from safelight.serve.runs import Ask, Run, digits_of
 from safelight.spec import SpecError, parse
 from safelight.task import Request
 
@@ -38,6 +40,7 @@ router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
 GROUP = "sdapi"
 _FILLS = ("blur", "original", "noise", "mean")  # theirs: fill, original, latent noise, latent nothing
 _FITS = ("stretch", "crop", "pad")  # theirs: just resize, crop and resize, resize and fill
+_UPSCALERS = {"None": None, "Lanczos": Pillow.Resampling.LANCZOS, "Nearest": Pillow.Resampling.NEAREST}
 # What is on their request and not here; its value when it asks for nothing.
 _NOT_HERE: dict[str, tuple[Any, ...]] = {
     "enable_hr": (False, None),
@@ -146,6 +149,57 @@ class PngInfo(BaseModel):
     info: str
     items: dict[str, Any]
     parameters: dict[str, Any]
+
+
+class Extras(BaseModel):
+    """How a picture is enlarged: by upscaling_resize times, or with resize_mode 1 to a size, of which the rest is cut off at the edges.
+    upscaler_2 is mixed in by extras_upscaler_2_visibility. Restored faces are not here."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    resize_mode: int = Field(0, ge=0, le=1)
+    upscaling_resize: float = Field(2, gt=0, le=1000)
+    upscaling_resize_w: int = Field(512, ge=1, le=100_000)
+    upscaling_resize_h: int = Field(512, ge=1, le=100_000)
+    upscaling_crop: bool = True
+    upscaler_1: str = Field("None", max_length=100)
+    upscaler_2: str = Field("None", max_length=100)
+    extras_upscaler_2_visibility: float = Field(0, ge=0, le=1)
+    gfpgan_visibility: float = 0
+    codeformer_visibility: float = 0
+
+
+class ExtraSingle(Extras):
+    """The same, of one picture as base64."""
+
+    image: str
+
+
+class Named(BaseModel):
+    """A picture as base64, with its file's name."""
+
+    data: str
+    name: str = Field("", max_length=1000)
+
+
+class ExtraBatch(Extras):
+    """The same, of several."""
+
+    imageList: list[Named] = Field(min_length=1, max_length=64)
+
+
+class Enlarged(BaseModel):
+    """A picture as base64 of a PNG file."""
+
+    html_info: str = ""
+    image: str
+
+
+class EnlargedAll(BaseModel):
+    """Pictures as base64 of PNG files."""
+
+    html_info: str = ""
+    images: list[str]
 
 
 class Sampler(BaseModel):
@@ -318,6 +372,50 @@ def _bytes(text: str, name: str) -> bytes:
         raise SpecError(f"{name}: pictures come as base64; addresses are not fetched") from None
 
 
+@router.post("/extra-single-image")
+def extra_single(here: Here, asked: ExtraSingle) -> Enlarged:
+    """Enlarge a picture."""
+    return Enlarged(image=_enlarged(here, asked, asked.image, "image"))
+
+
+@router.post("/extra-batch-images")
+def extra_batch(here: Here, asked: ExtraBatch) -> EnlargedAll:
+    """Enlarge several pictures."""
+    return EnlargedAll(images=[_enlarged(here, asked, one.data, f"imageList.{k}") for k, one in enumerate(asked.imageList)])
+
+
+def _enlarged(here: Server, asked: Extras, text: str, name: str) -> str:
+    for field in ("gfpgan_visibility", "codeformer_visibility"):
+        if getattr(asked, field):
+            raise SpecError(f"{field}: that is not here")
+    first, second = (_upscaler(asked, field) for field in ("upscaler_1", "upscaler_2"))
+    pixels = received(here, _bytes(text, name))
+    height, width = pixels.shape[:2]
+    wanted = asked.upscaling_resize_w, asked.upscaling_resize_h
+    by = asked.upscaling_resize if asked.resize_mode == 0 else max(wanted[0] / width, wanted[1] / height)
+    size = max(1, round(width * by)), max(1, round(height * by))
+    if size[0] * size[1] > here.limits.decompressed:
+        raise SpecError(f"upscaling_resize: {size[0]}x{size[1]} is more than {here.limits.decompressed:,} pixels")
+    image = Pillow.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    if first is not None:
+        with here.decoding:
+            large = image.resize(size, first)
+            if second is not None and asked.extras_upscaler_2_visibility:
+                large = Pillow.blend(large, image.resize(size, second), asked.extras_upscaler_2_visibility)
+            if asked.resize_mode == 1 and asked.upscaling_crop:
+                left, top = (size[0] - wanted[0]) // 2, (size[1] - wanted[1]) // 2
+                large = large.crop((left, top, left + wanted[0], top + wanted[1]))
+            image = large
+    return base64.b64encode(png(np.asarray(image))).decode()
+
+
+def _upscaler(asked: Extras, field: str) -> Pillow.Resampling | None:
+    chosen = str(getattr(asked, field))
+    if chosen not in _UPSCALERS:
+        raise SpecError(f"{field}: no upscaler '{chosen}' (there: {', '.join(_UPSCALERS)})")
+    return _UPSCALERS[chosen]
+
+
 # ---- while it is made --------------------------------------------------------------------------------------------------------
 
 
@@ -378,6 +476,8 @@ def png_info(here: Here, asked: PngInfoAsk) -> PngInfo:
     with Lying(here, data) as file:
         found = texts(file)
     text = found.get("parameters", "")
+    if len(text) > LONGEST_PARAMETERS:
+        raise TooLarge(f"image: its parameters are {len(text):,} characters, {LONGEST_PARAMETERS:,} are read")
     read = infotext.parse(text) if text else infotext.Infotext("")
     fields = {"Prompt": read.prompt, "Negative prompt": read.negative, **read.settings} if text else {}
     return PngInfo(info=text, items=dict(found), parameters=fields)
@@ -411,7 +511,7 @@ def sd_models(here: Here) -> list[Checkpoint]:
     """The models. Of their files the names alone are told."""
     found = []
     for name, file in here.folder.models().items():
-        digits = fingerprint(file)
+        digits = digits_of(file)
         title = f"{name}.safetensors [{digits[:10]}]"
         found.append(Checkpoint(title=title, model_name=name, hash=digits[:10], sha256=None, filename=file.name, config=None))
     return found
@@ -421,7 +521,7 @@ def sd_models(here: Here) -> list[Checkpoint]:
 def options(here: Here) -> dict[str, Any]:
     """The options that say something here."""
     name = option(here) or DEFAULT
-    digits = fingerprint(here.folder.model(name))
+    digits = digits_of(here.folder.model(name))
     return {
         "sd_model_checkpoint": f"{DEFAULT if name == 'default' else name}.safetensors [{digits[:10]}]",
         "sd_checkpoint_hash": digits,
@@ -465,8 +565,17 @@ def loras() -> list[dict[str, str]]:
 
 @router.get("/upscalers")
 def upscalers() -> list[dict[str, Any]]:
-    """The one that leaves a picture as it is."""
-    return [{"name": "None", "model_name": None, "model_path": None, "model_url": None, "scale": 1}]
+    """The one that leaves a picture as it is, and those that compute a larger one without a network."""
+    return [
+        {"name": name, "model_name": None, "model_path": None, "model_url": None, "scale": 1 if filter is None else 4}
+        for name, filter in _UPSCALERS.items()
+    ]
+
+
+@router.get("/realesrgan-models")
+def realesrgan() -> list[dict[str, str]]:
+    """None."""
+    return []
 
 
 @router.get("/latent-upscale-modes")

@@ -83,11 +83,13 @@ class Plain(BaseModel):
 
 
 class Concept(Plain):
-    """A named expression over texts and pictures: `<name>` in a prompt stands for it. joint: the space that it is meant in."""
+    """A named expression over texts and pictures: `<name>` in a prompt stands for it. joint: the space that it is meant in. lengths:
+    whether the sum is brought to the length of its parts."""
 
     name: str = ""
     expression: str = Field(max_length=10_000)
     joint: str | None = Field(None, max_length=100)
+    lengths: bool = True
 
 
 class Ticker:
@@ -169,8 +171,10 @@ class Server:
         self.models = Models(self.folder, devices.pick("cpu"), _BUDGET)
         self._lenses: Cache[tuple[str, int, tuple[int, ...]], Lenses] = Cache(_RECORDINGS)
         self.answered: dict[tuple[str, int], int] = {}
+        # What words are thought with: joint models, and the embeddings that searches made, by file.
+        self.minds: Cache[tuple[Any, ...], Any] = Cache(4)
         # One thread at a time decodes, and one seeks captions: more would only take the processor from the workers.
-        self.decoding, self.seeking = threading.Lock(), threading.Lock()
+        self.decoding, self.seeking, self._exporting = threading.Lock(), threading.Lock(), threading.Lock()
         self.supervisor = Supervisor(self.folder, settings.devices, settings.budget, policy=self.public.prune)
 
     @property
@@ -219,8 +223,19 @@ class Server:
         attended = file.stat().st_mtime_ns if file.is_file() else 0
         return self._lenses.get(
             (found.run.id, picture, (*found.version, attended)),
-            lambda: Lenses(found.trace, found.model, picture, self.heard(found.run.id)),
+            lambda: Lenses(found.trace, found.model, picture, self.heard(found.run.id), since=found.run.fork_step or 0),
         )
+
+    @contextlib.contextmanager
+    def exporting(self) -> Iterator[None]:
+        """A film, a page or an archive is made, one at a time and for seconds. Raises Full while another is: waiting requests would
+        take the threads that all others are answered by."""
+        if not self._exporting.acquire(timeout=20):
+            raise Full("another export is being made: try again")
+        try:
+            yield
+        finally:
+            self._exporting.release()
 
     def row(self, found: Recording, picture: int) -> None:
         """Raise Missing for a picture that a recording does not have."""
@@ -263,7 +278,7 @@ class Server:
         """Raise SpecError where a request is larger than the limits, names a file, or says what the policy refuses."""
         limits, spec, told = self.limits, self.spec(model), describe(request)
         self.check_values(told)
-        count, steps = len(request.pictures), request.steps or spec.defaults.steps
+        count, steps = len(request.prompt) * request.count, request.steps or spec.defaults.steps
         if count > limits.count:
             raise SpecError(f"count: {count:,} pictures, {limits.count:,} may be one run")
         if steps > limits.steps:
@@ -271,21 +286,28 @@ class Server:
         height, width = request.task.size(request, _Sized(spec), self.assets())  # type: ignore[arg-type]
         if height < 1 or width < 1 or height * width > limits.pixels:
             raise SpecError(f"size: {height}x{width} is not within 1 and {limits.pixels:,} pixels")
-        work = height * width * steps * count * int(getattr(request.sampler, "times", 1))
+        # A sampler within a sampler asks the network as often as both together, within one step.
+        calls = (request.sampler or request.task.sampler(spec.defaults.sampler)).calls
+        if calls > limits.steps:  # a run can be left between steps, not within one
+            raise SpecError(f"sampler: {calls:,} calls a step, {limits.steps:,} may be one step")
+        work = height * width * steps * count * calls
         if work > limits.work:
             raise SpecError(f"size, steps and count: {work:,} pixels x steps x pictures, {limits.work:,} may be one run")
 
     def check_values(self, told: Mapping[str, Any]) -> None:
         """Raise SpecError where a described request, or a part of one, is longer than is read, names a file, or says what the
         safety policy refuses."""
-        limits, letters = self.limits, 0
+        limits, letters, leaves = self.limits, 0, 0
         for name, value in _leaves(told):
+            leaves += 1
             if isinstance(value, str):
                 letters += len(value)
                 if name in _PEERS and not _NAME.fullmatch(value):
                     raise SpecError(f"{name}: '{value[:60]}' is no model's name; files are not named here")
             elif isinstance(value, int) and name in _COUNTS and value > limits.steps:
                 raise SpecError(f"{name}: {value:,} is more than the {limits.steps:,} that are made here")
+        if leaves > limits.prompt:
+            raise SpecError(f"request: {leaves:,} values in all, {limits.prompt:,} are read here")
         if letters > limits.prompt:
             raise SpecError(f"prompt: {letters:,} characters in all, {limits.prompt:,} are read here")
         check_words(self.public.safety, told)
@@ -321,7 +343,8 @@ class Server:
         joints = {known[name].joint for name in used}
         if len(joints) > 1:
             raise SpecError("prompt: these concepts are meant in different spaces, and have no sum")
-        task = parse({"kind": "mix", "expression": text, "joint": joints.pop()}, "task")
+        lengths = all(known[name].lengths for name in used)
+        task = parse({"kind": "mix", "expression": text, "joint": joints.pop(), "lengths": lengths}, "task")
         return request.model_copy(update={"task": task, "prompt": ("",)})
 
     # ---- waiting -------------------------------------------------------------------------------------------------------------

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from safelight.model import ModelSpec, embedded
@@ -18,8 +20,11 @@ _FLAGS = ("count", "seed", "index", "steps")
 _MODEL_OWN = ("steps", "sampler", "grid", "mix", "bends", "size")
 
 
-def of(server: Server, run: Run, base: str, picture: int) -> dict[str, Any]:
-    """The commands of a run. base: the server's own address. Raises Conflict for a run that was imported without saying how."""
+def of(server: Server, run: Run, base: str, picture: int, out: str = "") -> dict[str, Any]:
+    """The commands of a run. base: the server's own address. out: where the command line writes a single picture.
+
+    Raises Conflict for a run that was imported without saying how.
+    """
     if run.kind == "import" and "steps" not in run.request:
         raise Conflict(f"run {run.id} was imported, and does not say in full how it was made")
     request = {k: v for k, v in run.request.items() if k not in ("family", "kind")}
@@ -33,12 +38,14 @@ def of(server: Server, run: Run, base: str, picture: int) -> dict[str, Any]:
         curl = _curl(f"{base}/v1/runs/{run.parent}/fork?picture={picture}", body, token, picture)
         folder = shlex.quote(str(server.folder.path)) if server.settings.local else "FOLDER"
         cli = f"safelight runs fork {run.parent} {run.fork_step} --data {folder} --request {_quoted(changes)}"
-        cli += (f" --noise {run.noise!r}" if run.noise else "") + f" --out {picture}.png --picture {picture}"
+        cli += (f" --noise {run.noise!r}" if run.noise else "") + f" --out {out or f'{picture}.png'} --picture {picture}"
+        sent = '{"Content-Type": "application/json"' + (
+            ', "Authorization": "Bearer " + os.environ["SAFELIGHT_TOKEN"]}' if server.tokens else "}"
+        )
         python = (
-            "import json, urllib.request\n"
+            f"import json, {'os, ' if server.tokens else ''}urllib.request\n"
             f"body = json.loads({json.dumps(json.dumps(body, ensure_ascii=False), ensure_ascii=False)})\n"
-            f"call = urllib.request.Request({f'{base}/v1/runs/{run.parent}/fork?picture={picture}'!r}, json.dumps(body).encode(), "
-            '{"Content-Type": "application/json"})\n'
+            f"call = urllib.request.Request({f'{base}/v1/runs/{run.parent}/fork?picture={picture}'!r}, json.dumps(body).encode(), {sent})\n"
             f'open("{picture}.png", "wb").write(urllib.request.urlopen(call).read())\n'
         )
         return {"curl": curl, "cli": cli, "python": python, "needs": []}
@@ -46,19 +53,97 @@ def of(server: Server, run: Run, base: str, picture: int) -> dict[str, Any]:
     model = _model(server, run.model)
     return {
         "curl": _curl(f"{base}/v1/runs?picture={picture}", body, token, picture),
-        "cli": _cli(request, model, files, server.spec(run.model)),
+        "cli": _cli(request, model, files, server.spec(run.model), out or "0.png"),
         "python": _python(request, model, files),
         "needs": needs,
     }
+
+
+def together(
+    server: Server, runs: Sequence[Run], base: str, axes: Sequence[tuple[str, Sequence[Any]]], prompt: str
+) -> dict[str, Any]:
+    """One shell line that makes the pictures of a sheet's cells again, byte for byte, and what it needs.
+
+    base: the server's own address. axes: (path, values), the last changing fastest over `runs`. `safelight grid` writes cell (i, j, ...)
+    to grid/pictures; where it has no such axes, every cell is a command of its own, and picture k becomes K.png. Raises Conflict as
+    `of` does.
+    """
+    if (whole := _grid(server, runs, axes, prompt)) is not None:
+        return {"cli": whole, "needs": []}
+    lines, needs = list[str](), dict[str, None]()
+    for k, run in enumerate(runs):
+        one = of(server, run, base, 0, out=f"{k}.png")
+        lines.append(one["cli"])
+        needs |= dict.fromkeys(one["needs"])
+    return {"cli": " && \\\n".join(lines), "needs": list(needs)}
+
+
+def _grid(server: Server, runs: Sequence[Run], axes: Sequence[tuple[str, Sequence[Any]]], prompt: str) -> str | None:
+    """`safelight grid` for these cells; None where it would not make the same."""
+    paths, texts = [path for path, _ in axes], [_axis(path, values) for path, values in axes]
+    cells = math.prod(len(values) for _, values in axes)
+    first = {k: v for k, v in runs[0].request.items() if k not in ("family", "kind")}
+    prompts = first.get("prompt") or [""]
+    told = prompt if any(path.startswith("prompt") for path in paths) else str(prompts[0])
+    if (
+        not axes
+        or cells != len(runs)
+        or None in texts
+        or any("=" in path for path in paths)
+        or {"model", "fork", "count", "index"} & set(paths)
+    ):
+        return None
+    if len({run.model for run in runs}) > 1 or any(run.kind == "fork" or run.state != "done" for run in runs):
+        return None
+    if len(prompts) > 1 or first.get("count", 1) != 1 or first.get("index") or _inputs(first) or re.search(r"[{}]|^-", told):
+        return None
+    fixed = {k: v for k, v in first.items() if k not in paths and k != "prompt"}
+    usual = {**describe(Request(), family=False), **_own(server.spec(runs[0].model))}
+    words = ["safelight", "grid", told, "--model", _model(server, runs[0].model)]
+    # The rows of the page are the first axis.
+    for flag, text in zip(["--x"] if len(axes) == 1 else ["--y", "--x", "--z"], texts, strict=False):
+        words += [flag, str(text)]
+    for name, value in fixed.items():
+        if value != usual.get(name):
+            words += [f"--{name}", str(value)] if name in _FLAGS else ["--set", f"{name}={_json(value)}"]
+    return shlex.join([*words, "--no-hints", "--yes", "--out", "grid"])
+
+
+def _axis(path: str, values: Sequence[Any]) -> str | None:
+    """An axis as `safelight grid` reads it; None for values that it would read otherwise."""
+    said = []
+    for value in values:
+        text = value if isinstance(value, str) else _json(value)
+        plain = re.fullmatch(r"[^\s,\"'\[\](){}\\#:&*!|>%@`]+( [^\s,\"'\[\](){}\\#:&*!|>%@`]+)*", text) is not None
+        if isinstance(value, str) and path.startswith("prompt~"):
+            if not plain and text:
+                return None
+        elif isinstance(value, str) and path == "prompt":
+            if not plain and not re.fullmatch(r"[^\"'\\\s]+( [^\"'\\\s]+)*", text):
+                return None
+            text = text if plain else f'"{text}"'
+        elif isinstance(value, str):
+            # A word that YAML reads as a word stays one; whatever else is quoted.
+            text = (
+                text
+                if re.fullmatch(r"(?!(true|false|null|yes|no|on|off|y|n|nan|inf)$)[a-z][\w+-]*", text, re.I)
+                else _json(text)
+            )
+        if "\\" in text or not text:
+            return None
+        said.append(text)
+    return f"{path}={','.join(said)}" if len(set(said)) == len(said) else None
 
 
 def _curl(url: str, body: Mapping[str, Any], token: str, picture: int) -> str:
     return f"curl -sS -X POST{token} -H 'Content-Type: application/json' -d {_quoted(body)} -o {picture}.png '{url}'"
 
 
-def _cli(request: Mapping[str, Any], model: str, files: Mapping[str, str], spec: ModelSpec) -> str:
+def _cli(request: Mapping[str, Any], model: str, files: Mapping[str, str], spec: ModelSpec, out: str) -> str:
     """`safelight generate` with flags for what differs from the model's and the request's own defaults."""
     usual = {**describe(Request(), family=False), **_own(spec)}
+    if files:  # a task with pictures has its own idea of what is usual
+        usual = {name: value for name, value in usual.items() if name not in ("size", "sampler")}
     prompts = [str(p) for p in request.get("prompt") or [""]]
     dashed = any(p.startswith("-") for p in prompts)
     words = ["safelight", "generate", *([""] if dashed else prompts), "--model", model]
@@ -70,7 +155,9 @@ def _cli(request: Mapping[str, Any], model: str, files: Mapping[str, str], spec:
     for file in files.values():
         words += ["--input", file]
     count = len(prompts) * int(request.get("count") or 1)
-    return shlex.join([*words, "--no-hints", "--out", "0.png" if count == 1 else "pictures"])
+    return shlex.join(
+        [*words, "--no-hints", "--out", out if count == 1 else out.removesuffix(".png") if out != "0.png" else "pictures"]
+    )
 
 
 def _own(spec: ModelSpec) -> dict[str, Any]:
@@ -121,4 +208,4 @@ def _quoted(value: Any) -> str:
     return shlex.quote(_json(value))
 
 
-__all__ = ["of"]
+__all__ = ["of", "together"]

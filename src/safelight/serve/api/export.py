@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from safelight.draw.reel import reel
+from safelight.draw.video import VIDEOS, encoder
 from safelight.serve.api.answers import png
 from safelight.serve.api.base import Recording
 from safelight.spec import SpecError
@@ -21,45 +21,30 @@ from safelight.spec import SpecError
 if TYPE_CHECKING:
     from safelight.serve.lenses import Lenses
 
-_CODECS = {"mp4": "libx264", "webm": "libvpx-vp9"}
-# A video's side in pixels, at least: players blur what is smaller.
-_SIDE = 256
+Film = Literal["gif", "webp", "apng", "webm", "mp4"]
 
 
 def formats() -> list[str]:
     """The formats that can be written here: videos where there is an encoder."""
-    return ["gif", "webp", "apng", "html", "zip", *(_CODECS if importlib.util.find_spec("av") else ())]
+    return ["gif", "webp", "apng", "html", "zip", *(suffix[1:] for suffix in VIDEOS if encoder())]
 
 
-def film(seen: Lenses, lens: str, format: Literal["gif", "webp", "apng", "webm", "mp4"], seconds: float) -> bytes:
-    """All steps through a lens as a film of so many seconds. Raises SpecError for a run of one step."""
-    frames = np.stack([seen.frame(lens, moment.k) for moment in seen.trace.steps])  # (N, H, W, 3)
+def film(seen: Lenses, lens: str, format: Film, seconds: float) -> bytes:
+    """All steps through a lens as a film of so many seconds, its ends held half a second longer. Raises SpecError for a run of one step."""
+    return pictures(np.stack([seen.frame(lens, moment.k) for moment in seen.trace.steps]), format, seconds, hold=0.5)
+
+
+def pictures(frames: np.ndarray, format: Film, seconds: float, *, back: bool = False, hold: float = 0.0) -> bytes:
+    """Frames, uint8 (N, H, W, 3), as a film of so many seconds; back, hold: see `draw.reel.reel`.
+
+    Raises SpecError for one frame alone, and for a video where there is no encoder.
+    """
     if len(frames) < 2:
-        raise SpecError("export: a film needs two steps at least")
+        raise SpecError("export: a film needs two frames at least")
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / f"film.{format}"
-        if format in _CODECS:
-            _video(target, frames, seconds, _CODECS[format])
-        else:
-            reel(target, frames.transpose(0, 3, 1, 2), seconds=seconds)
+        reel(target, frames.transpose(0, 3, 1, 2), seconds=seconds, hold=hold, back=back)
         return target.read_bytes()
-
-
-def _video(target: Path, frames: np.ndarray, seconds: float, codec: str) -> None:
-    """By PyAV, an extra."""
-    import av
-
-    scale = max(1, -(-_SIDE // min(frames.shape[1:3])))
-    large = frames.repeat(scale, 1).repeat(scale, 2)
-    large = np.pad(
-        large, ((0, 0), (0, large.shape[1] % 2), (0, large.shape[2] % 2), (0, 0)), mode="edge"
-    )  # codecs want even sides
-    with av.open(str(target), "w") as container:
-        stream: Any = container.add_stream(codec, rate=max(1, round(len(frames) / seconds)))
-        stream.height, stream.width, stream.pix_fmt = large.shape[1], large.shape[2], "yuv420p"
-        for frame in large:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
-        container.mux(stream.encode())
 
 
 def archive(found: Recording, seen: Lenses, files: Sequence[tuple[str, bytes]]) -> bytes:
@@ -73,4 +58,4 @@ def archive(found: Recording, seen: Lenses, files: Sequence[tuple[str, bytes]]) 
     return out.getvalue()
 
 
-__all__ = ["archive", "film", "formats"]
+__all__ = ["Film", "archive", "film", "formats", "pictures"]

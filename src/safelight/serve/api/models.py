@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path as File
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path
 from pydantic import BaseModel
 
 from safelight.codec import CodecSpec
-from safelight.model import DEFAULT, ModelSpec, embedded, fingerprint, peek
+from safelight.model import DEFAULT, ModelSpec, embedded, peek
 from safelight.serve.api import schema
 from safelight.serve.api.base import Here, Missing, Server
 from safelight.serve.jobs import Loaded, Worker
+from safelight.serve.runs import digits_of
 from safelight.spec import SpecError, describe, parse
 
 router = APIRouter(tags=["models"])
@@ -21,11 +22,21 @@ router = APIRouter(tags=["models"])
 Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}$")]
 
 
-class ModelCard(BaseModel):
+class OpenAIModel(BaseModel):
+    """What clients of OpenAI's API know of a model. created: seconds since 1970."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "safelight"
+
+
+class ModelCard(OpenAIModel):
     """A model: what it is, how it is sampled unless a request says otherwise, and how it came to be.
 
     size: (height, width). latent: (C, h, w) at that size. multiple: of which sizes are. conditional: whether it hears prompts. bytes: of
-    its file. memory: of its loaded weights, on `devices`. card: Markdown.
+    its file. memory: of its loaded weights, on `devices`. weights: the sets of them
+    that the file carries; adapters: what else it carries. lineage: how it was trained. card: Markdown.
     """
 
     name: str
@@ -53,11 +64,15 @@ class ModelCard(BaseModel):
 
 
 class Models(BaseModel):
-    """The models that can be asked for; default: which one "default" is. workers: the processes that run them."""
+    """The models that can be asked for; default: which one "default" is. workers: the processes that run them. elsewhere: the devices
+    whose worker another server of this folder has. object, data: the same list as clients of OpenAI's API read it."""
 
+    object: Literal["list"] = "list"
+    data: list[OpenAIModel]
     models: list[ModelCard]
     default: str
     workers: list[Worker]
+    elsewhere: list[str]
 
 
 class Part(BaseModel):
@@ -92,11 +107,15 @@ def models(here: Here) -> Models:
     for name, file in here.folder.models().items():
         try:
             cards.append(card(name, file, [one for one in loaded if one.name == name]))
-        except (SpecError, OSError):  # a file that was damaged or taken away since is no model to choose
+        except (SpecError, OSError, RecursionError):  # a file that was damaged or taken away since is no model to choose
             continue
     names = [one.name for one in cards]
     return Models(
-        models=cards, default=DEFAULT if DEFAULT in names else names[0] if names else "", workers=list(here.jobs.workers())
+        data=[OpenAIModel(id=one.id, created=one.created) for one in cards],
+        models=cards,
+        default=DEFAULT if DEFAULT in names else names[0] if names else "",
+        workers=list(here.jobs.workers()),
+        elsewhere=here.supervisor.elsewhere(),
     )
 
 
@@ -145,6 +164,8 @@ def card(name: str, file: File, loaded: list[Loaded]) -> ModelCard:
     about = file.stat()
     told = _told(file, about.st_mtime_ns, about.st_size)
     return ModelCard(
+        id=name,
+        created=int(about.st_mtime),
         name=name,
         title=name.replace("-", " "),
         bytes=about.st_size,
@@ -175,12 +196,12 @@ def _told(file: File, _changed: int, _size: int) -> dict[str, Any]:
         "conditional": spec.text is not None,
         "licence": str(header.lineage.get("licence") or ("Apache-2.0" if file in embedded().values() else "")),
         "parameters": sum(entry.size for tensor, entry in header.tensors.items() if tensor.startswith(f"{first}/")),
-        "fingerprint": fingerprint(file),
+        "fingerprint": digits_of(file),
         "weights": list(header.weights),
         "classes": list(getattr(spec.text, "names", ())),
         "lineage": header.lineage,
         "card": text,
-        "adapters": [],
+        "adapters": sorted({name.partition("/")[0] for name in header.tensors} - set(header.weights)),
     }
 
 

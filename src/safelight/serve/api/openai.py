@@ -304,7 +304,7 @@ async def _stream(
 
         yield f"event: error\ndata: {json.dumps(body(str(error), 409, 'run_failed'))}\n\n".encode()
     finally:
-        if not over:  # the client has gone, and nobody else asked for it
+        if not over and not here.ticker.stopping:  # the client has gone, and nobody else asked for it
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(here.jobs.cancel, run.id)
 

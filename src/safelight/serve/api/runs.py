@@ -25,7 +25,7 @@ from safelight.serve.api.answers import MIME, content, inside, png, received, se
 from safelight.serve.api.base import Conflict, Here, Missing, Plain, Server, confined
 from safelight.serve.attention import Heard
 from safelight.serve.lenses import LENSES
-from safelight.serve.runs import Ask, Node, Record, Run
+from safelight.serve.runs import Ask, Line, Node, Record, Run
 from safelight.spec import SpecError, parse
 
 router = APIRouter(tags=["runs"])
@@ -70,6 +70,25 @@ class Tree(BaseModel):
     """A run with all that it descends from and that descend from it, the oldest first."""
 
     nodes: list[Node]
+
+
+class Board(BaseModel):
+    """A board, and how many runs are on it."""
+
+    name: str
+    runs: int
+
+
+class Boards(BaseModel):
+    """The boards that runs are on, by name."""
+
+    boards: list[Board]
+
+
+class Log(BaseModel):
+    """What happened to a run, the oldest first."""
+
+    lines: list[Line]
 
 
 class Sprite(BaseModel):
@@ -181,10 +200,21 @@ def find(
     group: Annotated[str | None, Query(max_length=64)] = None,
     before: Annotated[str | None, Query(max_length=40, description="an id: only older ones")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    seed: Annotated[int | None, Query(ge=0, lt=1 << 64)] = None,
+    since: Annotated[
+        float | None, Query(ge=0, le=1e11, description="asked for at this time or later, seconds since 1970")
+    ] = None,
+    until: Annotated[float | None, Query(ge=0, le=1e11, description="asked for before this time")] = None,
 ) -> Page:
     """Runs, the newest first."""
-    found = here.runs.find(q, model, state, kind, star, board, group, before, limit)
+    found = here.runs.find(q, model, state, kind, star, board, group, before, limit, seed, since, until)
     return Page(runs=found, next=found[-1].id if len(found) == limit else None)
+
+
+@router.get("/v1/boards")
+def boards(here: Here) -> Boards:
+    """The boards that runs are on."""
+    return Boards(boards=[Board(name=name, runs=runs) for name, runs in here.runs.boards().items()])
 
 
 @router.post("/v1/runs/import")
@@ -297,6 +327,12 @@ def tree(here: Here, id: Id) -> Tree:
     return Tree(nodes=here.runs.tree(id))
 
 
+@router.get("/v1/runs/{id}/log")
+def log(here: Here, id: Id) -> Log:
+    """What happened to a run: claimed, its model loaded, its stages, how it ended and why. A traceback stays with the server."""
+    return Log(lines=here.runs.log(id))
+
+
 @router.get("/v1/runs/{id}/commands")
 def again(here: Here, call: Call, id: Id, picture: Which = 0) -> Commands:
     """The command lines that make a run's picture again, byte for byte."""
@@ -344,7 +380,9 @@ def trace(here: Here, id: Id, stage: Annotated[int, Query(ge=0, le=16)] = 0) -> 
     """The recording, as `safelight.Trace.open` reads it; of a run of several stages, one of them."""
     from fastapi.responses import FileResponse
 
-    file = confined(here.folder.path, here.runs.trace(id, stage))
+    file, run = confined(here.folder.path, here.runs.trace(id, stage)), here.runs.get(id)
+    for k in range(max(len(run.pictures), 1)):
+        shown(here, run, k)
     return FileResponse(file, media_type="application/octet-stream", filename=f"{id}.safetensors")
 
 
@@ -368,7 +406,7 @@ def sheet(here: Server, id: str, lens: Lens, picture: int = 0, token: int | None
     """A sprite; of a run that is over it is kept beside its recording."""
     found = here.recording(id)
     shown(here, found.run, picture)
-    tail = f"-{token}" if token is not None else ""
+    tail = f"-{token}" if token is not None and lens == "attention" else ""
     file = here.folder.run(id) / f"sprite-{lens}-{picture}{tail}-{found.version[0]:x}.webp"
     with contextlib.suppress(Missing):
         return inside(here, file)
@@ -402,14 +440,18 @@ def frame(
 @router.get("/v1/runs/{id}/steps/{k}/tensors.bin", responses=content("application/octet-stream"), response_class=Response)
 def tensors(here: Here, call: Call, id: Id, k: Step, picture: Which = 0) -> Response:
     """The tensors of a step: a line of JSON that names them and their shapes, then their values as little-endian float32."""
-    header, body = here.lenses(here.recording(id), picture).tensors(k)
+    found = here.recording(id)
+    shown(here, found.run, picture)
+    header, body = here.lenses(found, picture).tensors(k)
     return sent(call, json.dumps(header, separators=(",", ":")).encode() + b"\n" + body, "application/octet-stream")
 
 
 @router.get("/v1/runs/{id}/steps/{k}/tensors.npz", responses=content("application/octet-stream"), response_class=Response)
 def arrays(here: Here, call: Call, id: Id, k: Step, picture: Which = 0) -> Response:
     """The tensors of a step as NumPy reads them, `/` in their names as `.`."""
-    header, body = here.lenses(here.recording(id), picture).tensors(k)
+    recording = here.recording(id)
+    shown(here, recording.run, picture)
+    header, body = here.lenses(recording, picture).tensors(k)
     flat, at, found = np.frombuffer(body, "<f4"), 0, dict[str, np.ndarray]()
     for one in header["tensors"]:
         size = math.prod(one["shape"])
@@ -457,6 +499,7 @@ def explained(here: Here, id: Id, picture: Which = 0) -> dict[str, Any]:
     from safelight.serve.explain import explain
 
     found = here.recording(id)
+    shown(here, found.run, picture)
     seen = here.lenses(found, picture)
     with here.decoding:
         return explain(found.trace, found.model, picture, seen)
@@ -539,8 +582,9 @@ def exported(
 ) -> Response:
     """A run to take along: a film of its steps, its frames and files as a zip, or one HTML file with the microscope in it."""
     found = here.recording(id)
-    shown(here, found.run, picture)
-    with here.decoding:
+    for number in range(len(found.run.pictures)) if format == "html" else (picture,):  # a page holds all of them
+        shown(here, found.run, number)
+    with here.exporting():
         if format == "html":
             from safelight.serve.page import page
 

@@ -14,17 +14,20 @@ from starlette.datastructures import UploadFile
 
 from safelight import __version__, picture
 from safelight.picture import FORMATS, Note
+from safelight.serve import guard
 from safelight.serve.api import export
 from safelight.serve.api.answers import content, inside, received, sent
-from safelight.serve.api.base import Here, Missing, Plain, Server
+from safelight.serve.api.base import Here, Missing, Plain, Server, TooLarge
 from safelight.serve.jobs import Worker
 from safelight.serve.runs import Prune, Run, Storage
-from safelight.serve.settings import Limits, Public
-from safelight.spec import SpecError
+from safelight.serve.settings import SESSION, Limits, Public
+from safelight.spec import SpecError, parse
 
 router = APIRouter(tags=["studio"])
 
 Seal = Annotated[str, Path(pattern="^sha256:[0-9a-f]{32}$")]
+# Characters of another tool's text that are read.
+LONGEST_PARAMETERS = 100_000
 _UPLOAD: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -57,13 +60,16 @@ class Order(Plain):
 
 
 class Uploaded(BaseModel):
-    """A picture that is now at hand by its seal; note: what it says of itself, parameters: the text of another tool in it."""
+    """A picture that is now at hand by its seal; note: what it says of itself, parameters: the text of another tool in it, request: that
+    text as fields of a request to the default model, reports: what of it cannot be followed, a line each."""
 
     seal: str
     width: int
     height: int
     note: dict[str, Any] | None = None
     parameters: str | None = None
+    request: dict[str, Any] | None = None
+    reports: list[str] = []
 
 
 class Settings(BaseModel):
@@ -170,10 +176,33 @@ def kept(here: Server, data: bytes) -> Uploaded:
     received(here, data)
     with Lying(here, data) as file:
         pixels, note = picture.read(file)
+        if note is not None:
+            parse(note.request, "request")
         foreign = picture.parameters(file) if note is None else None
     seal = here.folder.keep(pixels, note)
     told = note.model_dump(mode="json") if isinstance(note, Note) else None
-    return Uploaded(seal=seal, width=pixels.shape[2], height=pixels.shape[1], note=told, parameters=foreign)
+    request, reports = read_as_request(here, foreign) if foreign else (None, [])
+    return Uploaded(
+        seal=seal,
+        width=pixels.shape[2],
+        height=pixels.shape[1],
+        note=told,
+        parameters=foreign,
+        request=request,
+        reports=reports,
+    )
+
+
+def read_as_request(here: Server, text: str) -> tuple[dict[str, Any] | None, list[str]]:
+    """(request, reports) of another tool's text, by the default model. Raises TooLarge for one that is longer than is read."""
+    from safelight.interop import infotext
+
+    if len(text) > LONGEST_PARAMETERS:
+        raise TooLarge(f"picture: its parameters are {len(text):,} characters, {LONGEST_PARAMETERS:,} are read")
+    try:
+        return infotext.to_request(infotext.parse(text), here.model("default"))
+    except Missing:
+        return None, []
 
 
 def kept_mask(here: Server, data: bytes, *, alpha: bool = False, invert: bool = False) -> Uploaded:
@@ -217,6 +246,31 @@ def picture_of(here: Here, call: Call, seal: Seal) -> Response:
         data = picture.encode(*picture.read(file), "PNG")
     check_picture(here.public.safety, data)
     return sent(call, data, "image/png")
+
+
+# ---- who is here ---------------------------------------------------------------------------------------------------------------
+
+
+@router.post("/v1/session", status_code=204)
+def sign_in(here: Here, call: Call, response: Response) -> None:
+    """Sign this browser in: for the token in Authorization (Bearer) it is given a cookie that stands for it for thirty days."""
+    if not here.tokens:
+        return
+    _, _, secret = call.headers.get("authorization", "").partition(" ")
+    key = here.tokens.sign_in(secret.strip())
+    secure = call.url.scheme == "https"
+    response.set_cookie(
+        guard.cookie(here.settings), key, max_age=SESSION, path="/", secure=secure, httponly=True, samesite="strict"
+    )
+
+
+@router.delete("/v1/session", status_code=204)
+def sign_out(here: Here, call: Call, response: Response) -> None:
+    """End this browser's session."""
+    key = guard.session(call.headers.get("cookie", ""), here.settings)
+    if key is not None:
+        here.tokens.sign_out(key)
+    response.delete_cookie(guard.cookie(here.settings), path="/", httponly=True, samesite="strict")
 
 
 # ---- settings and room -------------------------------------------------------------------------------------------------------
@@ -328,4 +382,4 @@ def _metric(name: str, sort: str, about: str, values: Mapping[str, float]) -> li
     return [f"# HELP {name} {about}", f"# TYPE {name} {sort}", *rows]
 
 
-__all__ = ["Lying", "Uploaded", "kept", "kept_mask", "router"]
+__all__ = ["LONGEST_PARAMETERS", "Lying", "Uploaded", "kept", "kept_mask", "router"]

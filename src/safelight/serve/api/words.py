@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
+import anyio
 import torch
 from fastapi import APIRouter, Path, Query, Response
+from fastapi import Request as Call
 from pydantic import BaseModel, Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from safelight.prompt import lint as linter
-from safelight.serve.api.base import Concept, Here, Missing, Plain, Server
+from safelight.serve.api.base import Concept, Conflict, Here, Missing, Plain, Server
 from safelight.serve.api.runs import Fork, forked
 from safelight.serve.folder import new_id
 from safelight.serve.runs import Ask, Record, Run
+from safelight.serve.worker import Shelf
 from safelight.shared import Shared
 from safelight.spec import SpecError, describe, parse
 from safelight.task import Request, canvas
+from safelight.task.interpolate import Interpolate
 from safelight.task.mix import Mix
 from safelight.text.arithmetic import Text
+from safelight.text.base import TextEncoder
+from safelight.text.clip import CLIPText
+from safelight.text.joint import Joint
+from safelight.text.near import Memory
 from safelight.text.spans import room, tokens
 
 router = APIRouter(tags=["words"])
@@ -117,7 +128,8 @@ class Embedded(BaseModel):
 
 
 class Sum(Plain):
-    """An expression over texts and pictures. k: how many neighbours are told; among: seals of pictures to look for it in."""
+    """An expression over texts and pictures. k: how many neighbours are told; among: seals of pictures to look for it in; captions:
+    whether the nearest of all captions that the model was trained on are sought, which takes a second or two."""
 
     expression: str = Field(max_length=10_000)
     model: str = Field("default", max_length=100)
@@ -126,6 +138,7 @@ class Sum(Plain):
     emphasis: Emphasis = "a1111"
     k: int = Field(5, ge=1, le=50)
     among: list[str] = Field([], max_length=256)
+    captions: bool = True
 
 
 class Near(BaseModel):
@@ -146,7 +159,8 @@ class Term(BaseModel):
 
 
 class Summed(BaseModel):
-    """What came of an expression; see `safelight mix`. vectors: of the rows; result: their weighted sum."""
+    """What came of an expression; see `safelight mix`. words, captions, pictures: the nearest, best first; vectors: of the rows;
+    result: their weighted sum."""
 
     expression: str
     space: str
@@ -154,6 +168,7 @@ class Summed(BaseModel):
     length: float
     state: float | None
     gap: float | None
+    words: list[Near]
     captions: list[Near]
     pictures: list[Near]
     vectors: list[list[float]]
@@ -196,7 +211,7 @@ class Segment(Plain):
 
 
 class Morph(Plain):
-    """A path through several segments. every: the frames that are made first, and the ends; the others fill in after them."""
+    """A path through several segments. every: the frames that are made first, and those on an end; the others fill in after them."""
 
     model: str = Field("default", max_length=100)
     request: dict[str, Any] = {}
@@ -253,7 +268,7 @@ def lint(here: Here, asked: Lint) -> Findings:
     model = here.model(asked.model)
     vocabulary = linter.vocabulary_of(model)
     found = linter.check(asked.prompt, asked.negative, vocabulary=vocabulary, emphasis=asked.emphasis)
-    rows = [_finding(asked, one) for one in found] + _fields(here, asked)
+    rows = [_finding(asked, one) for one in found] + _read(asked, model.text, vocabulary) + _fields(here, asked)
     prompt, negative = linter.fix(asked.prompt, asked.negative, found)
     return Findings(findings=rows, fixed=Fix(prompt=prompt, negative=negative))
 
@@ -269,6 +284,67 @@ def _finding(asked: Lint, one: linter.Finding) -> Finding:
     )
 
 
+# Letters in a row, and the names of concepts, which are no words of the model's.
+_WORD = re.compile(r"<[A-Za-z0-9][A-Za-z0-9_-]{0,39}>|[^\W\d_]+")
+
+
+def _read(asked: Lint, encoder: TextEncoder | None, vocabulary: frozenset[str] | None) -> list[Finding]:
+    """What only the model's tokenizer knows: text beyond its first window, and words that it has no piece for."""
+    limit = room(encoder) if encoder is not None else None
+    if not isinstance(encoder, CLIPText) or limit is None:
+        return []
+    found = list[Finding]()
+    for field, text in (("prompt", asked.prompt), ("negative", asked.negative)):
+        if sum(map(len, (asked.prompt, asked.negative))) > 4 * linter.LONGEST:
+            break  # the other rules look no further either
+        try:
+            pieces = tokens(encoder, text, asked.emphasis)
+        except SpecError:
+            continue  # brackets that are refused: the rules of syntax say so
+        beyond = next((t.start for t in pieces if t.window > 0 and t.start is not None), None)
+        if beyond is not None:
+            kept = text[:beyond].rstrip(" ,.;(\n")
+            whole = not any(one.kind == "syntax" for one in linter.check(kept, emphasis=asked.emphasis))
+            found.append(
+                Finding(
+                    kind="tokens",
+                    field=field,
+                    start=beyond,
+                    end=len(text),
+                    message=f"end it behind '{kept[-24:].lstrip()}'",
+                    reason=f"{len(pieces)} tokens, a window has room for {limit}: what stands after it is read in a window of its own,"
+                    " which the model rarely met",
+                    fix=Fix.model_validate({field: kept}) if whole and kept else None,
+                )
+            )
+        found += (_odd(field, match, n) for match, n in _split(encoder, text, vocabulary))
+    return found
+
+
+def _split(encoder: CLIPText, text: str, vocabulary: frozenset[str] | None) -> Iterator[tuple[re.Match[str], int]]:
+    """The words of a text that no vocabulary has and that fall into many tokens, and how many, each word once."""
+    seen = set[str]()
+    for match in _WORD.finditer(text):
+        word = match[0].lower()
+        if word.startswith("<") or word in seen or (vocabulary is not None and word in vocabulary):
+            continue
+        seen.add(word)
+        n = len(encoder.tokenizer.encode(word))
+        if n >= 4 or (n >= 3 and 2 * n >= len(word)):
+            yield match, n
+
+
+def _odd(field: str, match: re.Match[str], n: int) -> Finding:
+    return Finding(
+        kind="pieces",
+        field=field,
+        start=match.start(),
+        end=match.end(),
+        message="say it in words that are known",
+        reason=f"'{match[0][:40]}' falls into {n} pieces: the model has not met it as a word",
+    )
+
+
 def _fields(here: Server, asked: Lint) -> list[Finding]:
     """What cannot be made of the further fields: sizes that the model does not know, guidance out of range."""
     request = asked.request or {}
@@ -279,7 +355,7 @@ def _fields(here: Server, asked: Lint) -> list[Finding]:
         found.append(Finding(kind=kind, field=field, start=0, end=0, message=message, reason=reason, fix=Fix(request=patch)))
 
     size, stride = request.get("size"), here.model(asked.model).codec.stride
-    if isinstance(size, list) and len(size) == 2 and all(isinstance(v, int) and v > 0 for v in size):
+    if isinstance(size, list) and len(size) == 2 and all(isinstance(v, int) and 0 < v <= 100_000 for v in size):
         if any(v % stride for v in size):
             near = [max(stride, round(v / stride) * stride) for v in size]
             say("size", "size", f"a side is a multiple of {stride} for this model", f"take {near[0]}x{near[1]}", size=near)
@@ -313,8 +389,8 @@ def embed(here: Here, asked: Embed) -> Embedded:
     """Vectors of texts and pictures, and how near they are to each other."""
     if sum(map(len, asked.texts)) > here.limits.prompt:
         raise SpecError(f"texts: {here.limits.prompt:,} characters in all are read here")
-    assets = here.assets()
-    with torch.inference_mode():
+    assets = _Known(here)
+    with torch.no_grad():
         if asked.joint is not None:
             shared = Shared(assets.joint(asked.joint))
             rows = [shared.texts([text])[0] for text in asked.texts]
@@ -332,14 +408,89 @@ def embed(here: Here, asked: Embed) -> Embedded:
 
 
 @router.post("/v1/mix")
-def mix(here: Here, asked: Sum) -> Summed:
-    """What an expression comes to: lengths, cosines, neighbours, and where it lies among its operands."""
+async def mix(here: Here, call: Call, asked: Sum) -> Summed:
+    """What an expression comes to: lengths, cosines, neighbours, and where it lies among its operands. One search for captions is made
+    at a time, and one whose client leaves ends at once."""
     here.check_values({"expression": asked.expression, **({"joint": asked.joint} if asked.joint else {})})
     task = parse({"kind": "mix", "expression": asked.expression, "joint": asked.joint, "lengths": asked.lengths}, "task")
     assert isinstance(task, Mix)
-    model, assets = here.model(asked.model), here.assets()
-    with here.seeking, torch.inference_mode():
-        said = task.report(model, assets, k=asked.k, among=asked.among, emphasis=asked.emphasis)
+    left = threading.Event()
+    watching = asyncio.create_task(_watch(call, left))
+    held = False
+    try:
+        while asked.captions and not held:
+            held = here.seeking.acquire(blocking=False)
+            if not held:
+                _still(here, left)()
+                await asyncio.sleep(0.02)
+        return await anyio.to_thread.run_sync(_summed, here, task, asked, _still(here, left))
+    finally:
+        watching.cancel()
+        if held:
+            here.seeking.release()
+
+
+async def _watch(call: Call, left: threading.Event) -> None:
+    """Say when a client has left."""
+    while not await call.is_disconnected():
+        await asyncio.sleep(0.05)
+    left.set()
+
+
+def _still(here: Server, left: threading.Event) -> Callable[[], None]:
+    def check() -> None:
+        if left.is_set() or here.ticker.stopping:
+            raise Conflict("nobody waits for the answer any more")
+
+    return check
+
+
+class _Mind(NamedTuple):
+    """What words are thought with: a joint model, where one is asked for, and the embeddings that were made."""
+
+    joint: Joint | None
+    memory: Memory
+
+
+class _Known(Shelf):
+    """What requests may name, with joint models read from their files once."""
+
+    def __init__(self, here: Server) -> None:
+        super().__init__(here.models)
+        self._here = here
+
+    def joint(self, name: str) -> Joint:
+        found = self.mind(name).joint
+        assert found is not None
+        return found
+
+    def mind(self, name: str) -> _Mind:
+        """A joint model and its memory."""
+        file = self._here.folder.part(name)
+        about = file.stat()
+        made: _Mind = self._here.minds.get(
+            (str(file), about.st_mtime_ns, about.st_size), lambda: _Mind(super(_Known, self).joint(name), Memory())
+        )
+        return made
+
+
+def _summed(here: Server, task: Mix, asked: Sum, check: Callable[[], None]) -> Summed:
+    model, assets = here.model(asked.model), _Known(here)
+    if task.joint is not None:
+        memory = assets.mind(task.joint).memory
+    else:
+        memory = here.minds.get((asked.model, model.fingerprint), lambda: _Mind(None, Memory())).memory
+    with torch.no_grad():
+        said = task.report(
+            model,
+            assets,
+            k=asked.k,
+            among=asked.among,
+            emphasis=asked.emphasis,
+            seeking=asked.captions,
+            memory=memory,
+            check=check,
+        )
         if task.joint is None:
             if model.text is None:
                 raise SpecError(f"model '{asked.model}' is unconditional, it has no words to add")
@@ -364,6 +515,7 @@ def mix(here: Here, asked: Sum) -> Summed:
         length=said.length,
         state=said.state,
         gap=said.gap,
+        words=[Near(**n._asdict()) for n in said.words],
         captions=[Near(**n._asdict()) for n in said.captions],
         pictures=[Near(**n._asdict()) for n in said.pictures],
         vectors=rows.float().tolist(),
@@ -403,7 +555,7 @@ def concepts(here: Here) -> Concepts:
 @router.put("/v1/concepts/{name}")
 def keep_concept(here: Here, name: Name, concept: Concept) -> Concept:
     """Name an expression, or change it."""
-    parse({"kind": "mix", "expression": concept.expression, "joint": concept.joint}, "task")
+    parse({"kind": "mix", "expression": concept.expression, "joint": concept.joint, "lengths": concept.lengths}, "task")
     here.check_values({"expression": concept.expression})
     kept = concept.model_copy(update={"name": name})
     known = here.concepts()
@@ -432,8 +584,8 @@ def grid(here: Here, response: Response, asked: Grid, dry: Dry = False) -> Toget
     if cells > here.limits.cells:
         raise SpecError(f"axes: {cells:,} cells, {here.limits.cells:,} may be asked for together")
     paths = [axis.path for axis in asked.axes]
-    if len(set(paths)) < len(paths):
-        raise SpecError(f"axes: '{paths[0]}' is there twice")
+    if twice := next((path for k, path in enumerate(paths) if path in paths[:k]), None):
+        raise SpecError(f"axes: '{twice}' is there twice")
     if "fork" in paths and asked.parent is None:
         raise SpecError("axes: 'fork' goes on from steps of a run: say which with parent")
     forks = list[tuple[Fork, int]]()
@@ -473,7 +625,8 @@ def grid(here: Here, response: Response, asked: Grid, dry: Dry = False) -> Toget
         response.status_code = 200
         return Together(group=None, runs=[], cost=cost)
     here.room(cells)
-    runs = [forked(here, asked.parent or "", fork, "cell") for fork, _ in forks] + [here.jobs.enqueue(ask) for ask in asks]
+    with here.folder.writing(durable=True):  # all of them, or none
+        runs = [forked(here, asked.parent or "", fork, "cell") for fork, _ in forks] + [here.jobs.enqueue(ask) for ask in asks]
     return Together(group=group, runs=runs, cost=cost)
 
 
@@ -528,7 +681,10 @@ def morph(here: Here, response: Response, asked: Morph, dry: Dry = False) -> Tog
         task = {**segment.task, "kind": segment.task.get("kind", "interpolate"), "frames": segment.frames}
         if task["kind"] != "interpolate":
             raise SpecError(f"segments: a morph is made of tasks 'interpolate', not '{str(task['kind'])[:40]}'")
-        marks = sorted({*range(0, segment.frames, asked.every), segment.frames - 1})
+        path = parse(task, "task")
+        assert isinstance(path, Interpolate)
+        ends = (k for k, place in enumerate(path.places(segment.frames)) if place.part in (0.0, 1.0))
+        marks = sorted({*range(0, segment.frames, asked.every), segment.frames - 1, *ends})
         spans = [(k, 1) for k in marks] + [(a + 1, b - a - 1) for a, b in itertools.pairwise(marks) if b - a > 1]
         for index, count in spans:
             request = parse({**asked.request, "task": task, "index": index, "count": count}, "request")
@@ -550,7 +706,9 @@ def morph(here: Here, response: Response, asked: Morph, dry: Dry = False) -> Tog
         response.status_code = 200
         return Together(group=None, runs=[], cost=cost)
     here.room(len(asks))
-    return Together(group=group, runs=[here.jobs.enqueue(ask) for ask in asks], cost=cost)
+    with here.folder.writing(durable=True):
+        runs = [here.jobs.enqueue(ask) for ask in asks]
+    return Together(group=group, runs=runs, cost=cost)
 
 
 def costs(here: Server, asks: Sequence[Ask]) -> Cost:

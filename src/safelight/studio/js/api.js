@@ -2,8 +2,10 @@
 
 api(path, {method, body, raw, form, signal})  -> JSON; throws ApiError(message, status, type, param, code). body: JSON; raw: Blob; form: FormData
 attempt(promise)        the same with errors shown in the page (returns undefined then)
-bytes(path)             -> ArrayBuffer;   local(path)  what <img src> takes (the path; in a recording the data: URL of it)
+bytes(path, signal, body) -> ArrayBuffer; with a body a POST of JSON;   local(path)  what <img src> takes (the path; in a recording the data: URL of it)
 BUNDLE                  null, or what a self-contained HTML file of a run carries: {route, path: JSON or "data:..."}; then no server is asked
+EXAMPLE                 the id of the recorded run that ships; what is asked of it is answered from its file, fetched when first asked for
+recorded(id)            whether this run is answered from a recording: it can be watched, and nothing can be made of it
 runs.make(body) get(id) list(query) change(id, patch) remove(id) restore(id) act(id, "cancel"|"pause"|"resume"|"retry") fork(id, body) tree(id) numbers(id, picture)
 load(id)                the Run, from the store or the server (and into the store)
 learn(run)              put a Run into the store
@@ -14,7 +16,23 @@ curl(method, path, body)    a call as text;  copy(text, what);  copyCommand(run,
 import { isActive, keep, note, persisted, say, fail, set, state, dismiss } from "./store.js";
 
 export const BUNDLE = globalThis.SAFELIGHT_BUNDLE ?? null;
-export const local = (path) => (BUNDLE ? (BUNDLE[path] ?? "data:,") : path);
+export const EXAMPLE = "example";
+export const recorded = (id) => !!BUNDLE || /^example(-|$)/.test(id ?? "");
+let told = BUNDLE ?? {}, coming = null;
+export const local = (path) => told[path] ?? (BUNDLE ? "data:," : path);
+
+/* What a recording answers, {data}; null where the server is asked. how: "answer" for JSON, "data" for bytes. */
+async function recording(path, how) {
+  if (!BUNDLE && !/^\/v1\/runs\/example(-[a-z]+)?([/?]|$)/.test(path)) return null;
+  try {
+    const module = await import("./recording.js");
+    if (!BUNDLE) told = await (coming ??= module.fetched());
+    return { data: module[how](told, path) };
+  } catch (error) {
+    coming = null;
+    throw new ApiError(`The recorded run could not be read: ${error.message}`, 0);
+  }
+}
 
 export class ApiError extends Error {
   constructor(message, status, more = {}) {
@@ -23,21 +41,17 @@ export class ApiError extends Error {
   }
 }
 
-const headers = () => {
-  const token = persisted("token", "");
-  return token ? { Authorization: `Bearer ${token}` } : {};
-};
-
 export async function api(path, { method = "GET", body, raw, form, signal } = {}) {
-  if (BUNDLE) {
-    if (method === "GET" && path in BUNDLE) return BUNDLE[path];
-    throw new ApiError("This page is a recording: it has no server to ask.", 0);
+  const held = await recording(path, "answer");
+  if (held) {
+    if (method === "GET" && held.data !== undefined) return held.data;
+    throw new ApiError(BUNDLE ? "This page is a recording: it has no server to ask." : "This run is a recording that ships with the studio: nothing can be made of it.", 0);
   }
   let answer;
   try {
     answer = await fetch(path, {
       method, signal,
-      headers: { ...headers(), ...(body === undefined ? {} : { "Content-Type": "application/json" }), ...(raw ? { "Content-Type": raw.type || "application/octet-stream" } : {}) },
+      headers: { ...(body === undefined ? {} : { "Content-Type": "application/json" }), ...(raw ? { "Content-Type": raw.type || "application/octet-stream" } : {}) },
       body: form ?? raw ?? (body === undefined ? undefined : JSON.stringify(body)),
     });
   } catch (error) {
@@ -59,12 +73,18 @@ export async function attempt(promise) {
   }
 }
 
-
-export async function bytes(path, signal) {
-  if (BUNDLE) return Uint8Array.from(atob(String(BUNDLE[path] ?? "").split(",")[1] ?? ""), (c) => c.charCodeAt(0)).buffer;
-  const answer = await fetch(path, { headers: headers(), signal });
-  if (!answer.ok) throw new ApiError(`${path}: ${answer.status}`, answer.status);
-  return answer.arrayBuffer();
+export async function bytes(path, signal, body) {
+  if (path.startsWith("data:")) return (await import("./recording.js")).data({ [path]: path }, path);
+  const held = body === undefined && (await recording(path, "data"));
+  if (held) {
+    if (held.data === undefined) throw new ApiError(`${path} was not recorded`, 404);
+    return held.data;
+  }
+  const sent = body === undefined ? {} : { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  const answer = await fetch(path, { ...sent, signal });
+  if (answer.ok) return answer.arrayBuffer();
+  const said = await answer.json().catch(() => null);
+  throw new ApiError(said?.error?.message ?? `${path}: ${answer.status}`, answer.status);
 }
 
 const query = (values) => {
@@ -147,6 +167,8 @@ const handle = {
       const { [data.run]: _, ...rest } = s.runs;
       return { runs: rest, tray: s.tray.filter((x) => x !== data.run), current: s.current === data.run ? null : s.current };
     });
+    keep("tray", state.tray);
+    if (persisted("current", null) === data.run) keep("current", state.current);
   },
 };
 
@@ -159,14 +181,24 @@ export async function refresh() {
   }));
 }
 
+/* A browser gives a host six connections. A tab that nobody has looked at for half a minute lets its own go, and is told what it missed. */
+const HIDDEN = 30_000;
+let stream, asleep;
+const seen = () => new Promise((done) => document.addEventListener("visibilitychange", done, { once: true }));
+document.addEventListener("visibilitychange", () => {
+  clearTimeout(asleep);
+  if (document.hidden) asleep = setTimeout(() => stream?.abort(), HIDDEN);
+});
+
 export async function listen() {
   let last = null, pause = 500, lost = null, fresh = true;
   // The steps of runs that were under way when the tab was closed come again.
   const open = Object.values(since).map(Number);
   if (open.length) last = Math.max(0, Math.min(...open) - 1);
   for (;;) {
+    stream = new AbortController();
     try {
-      const answer = await fetch("/v1/events", { headers: { ...headers(), ...(last === null ? {} : { "Last-Event-ID": String(last) }) } });
+      const answer = await fetch("/v1/events", { signal: stream.signal, headers: last === null ? {} : { "Last-Event-ID": String(last) } });
       if (!answer.ok) throw new ApiError(`events: ${answer.status}`, answer.status);
       set({ online: true });
       if (lost) {
@@ -193,12 +225,20 @@ export async function listen() {
         for (const message of messages) {
           const field = (name) => message.split("\n").filter((l) => l.startsWith(name + ":")).map((l) => l.slice(name.length + 1).trim()).join("\n");
           const id = field("id"), data = field("data");
-          if (data) await handle[field("event")]?.(JSON.parse(data), id);
-          if (id) last = id;
+          if (id) last = id; // before it is read: one that cannot be read must not come again for ever
+          try {
+            if (data) await handle[field("event")]?.(JSON.parse(data), id);
+          } catch (error) {
+            fail(error);
+          }
         }
       }
     } catch (error) {
-      if (error.status === 401) return void note("error", "This server wants a token: open Jobs, then Settings.");
+      if (error.status === 401) return void location.reload(); // signed out: the server then answers with its sign-in page
+    }
+    if (stream.signal.aborted) {
+      while (document.hidden) await seen();
+      continue;
     }
     set({ online: false });
     lost ??= note("info", "The connection to the server is gone; trying again. Nothing is lost.");
@@ -212,7 +252,7 @@ export async function listen() {
 const quote = (text) => `'${String(text).replaceAll("'", "'\\''")}'`;
 export function curl(method, path, body) {
   const parts = [`curl -sS -X ${method} ${quote(location.origin + path)}`];
-  if (persisted("token", "")) parts.push('-H "Authorization: Bearer $SAFELIGHT_TOKEN"');
+  if (state.settings?.token) parts.push('-H "Authorization: Bearer $SAFELIGHT_TOKEN"');
   if (body !== undefined) parts.push(`-H 'Content-Type: application/json' -d ${quote(JSON.stringify(body))}`);
   return parts.join(" \\\n  ");
 }

@@ -4,7 +4,7 @@ Chart title values=[...] (null = no point) unit digits log marks=[{k, text}] zer
 Spectrum steps final                                                             bands of the current step against the finished picture's
 */
 import { html, useEffect, useRef } from "../vendor/preact-htm.js";
-import { cursor, onStep, setStep } from "./filmstrip.js";
+import { cursor, onStep, onTheme, setStep } from "./filmstrip.js";
 
 /* A canvas that is drawn when its numbers or its size change; `step` moves what lies over it, and measures nothing. */
 function useDrawn(paint, step, deps) {
@@ -22,12 +22,10 @@ function useDrawn(paint, step, deps) {
       move();
     };
     const move = () => held.current.step?.(size.w, size.h);
-    const sized = new ResizeObserver(draw), themed = new MutationObserver(draw), dark = matchMedia("(prefers-color-scheme: dark)");
+    const sized = new ResizeObserver(draw);
     sized.observe(canvas);
-    themed.observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
-    dark.addEventListener("change", draw);
-    const off = onStep(move);
-    return () => { off(); sized.disconnect(); themed.disconnect(); dark.removeEventListener("change", draw); };
+    const off = [onStep(move), onTheme(draw), () => sized.disconnect()];
+    return () => off.forEach((f) => f());
   }, deps);
   return box;
 }
@@ -39,6 +37,7 @@ export function Chart({ title, values, unit = "", marks = [], zero = false, perc
   const n = values.length;
   const known = values.filter((v) => v !== null && v !== undefined && Number.isFinite(v));
   let low = Math.min(...known), high = Math.max(...known);
+  if (!known.length) low = high = 0;
   if (zero) low = Math.min(0, low);
   if (!(high > low)) { high += 0.5; low -= 0.5; }
   const x = (k, w) => 4 + (k / Math.max(1, n - 1)) * (w - 8), y = (v, h) => h - 6 - ((v - low) / (high - low)) * (h - 12);
@@ -72,8 +71,8 @@ export function Chart({ title, values, unit = "", marks = [], zero = false, perc
     const k = at(n), v = values[k], there = v !== null && v !== undefined && Number.isFinite(v);
     line.current.style.transform = `translateX(${x(k, w).toFixed(1)}px)`;
     dot.current.style.transform = `translate(${x(k, w).toFixed(1)}px,${there ? y(v, h).toFixed(1) : -20}px)`;
-    out.current.textContent = percent ? `${Math.round(100 * (v ?? 0))} %` : nice(v) + unit;
-  }, [values, marks]);
+    out.current.textContent = !there ? "–" : percent ? `${Math.round(100 * v)} %` : nice(v) + unit;
+  }, [values, marks, zero, percent]);
   const drag = (e) => {
     const frame = box.current.getBoundingClientRect();
     setStep(Math.max(0, Math.min(n - 1, Math.round(((e.clientX - frame.left - 4) / (frame.width - 8)) * (n - 1)))));

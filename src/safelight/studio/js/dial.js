@@ -6,8 +6,8 @@ Linear.fit(run, picture)  the map latent cell -> block of pixels that fits this 
 Dial run numbers picture  the control of the microscope
 */
 import { html, useEffect, useRef, useState } from "../vendor/preact-htm.js";
-import { BUNDLE, api, attempt, bytes, runs } from "./api.js";
-import { cursor, reel, useStep } from "./filmstrip.js";
+import { api, attempt, bytes, recorded, runs } from "./api.js";
+import { reel, useStep } from "./filmstrip.js";
 import { go } from "./router.js";
 import { hold } from "./shell.js";
 import { Slider } from "./parts.js";
@@ -43,7 +43,12 @@ export class Linear {
   static fits = new Map();
   static fit(run, picture = 0) {
     const key = `${run.id} ${picture} ${run.steps_done}`;
-    if (!Linear.fits.has(key)) Linear.fits.set(key, new Linear().learn(run, picture));
+    if (!Linear.fits.has(key)) {
+      const fit = new Linear().learn(run, picture);
+      fit.catch(() => Linear.fits.delete(key));
+      Linear.fits.set(key, fit);
+      if (Linear.fits.size > 8) Linear.fits.delete(Linear.fits.keys().next().value);
+    }
     return Linear.fits.get(key);
   }
   async learn(run, picture) {
@@ -109,34 +114,40 @@ export function Dial({ run, numbers, picture }) {
   const own = about?.scale ?? (typeof run.request?.mix?.scale === "number" ? run.request.mix.scale : null);
   const [w, turn] = useState(null);
   const [decoded, show] = useState(null);
-  const canvas = useRef();
+  const [wrong, say] = useState("");
+  const canvas = useRef(), now = useRef();
   const plain = numbers?.dial && own !== null && own !== 1;
-  const value = w ?? own ?? 1;
-  useEffect(() => show(null), [k, w]);
+  const value = w ?? own ?? 1, fixed = recorded(run.id);
+  now.current = `${run.id} ${k} ${value} ${picture}`;
+  useEffect(() => { show(null); say(""); }, [run.id, k, w, picture]);
   useEffect(() => {
     if (!plain || w === null) return;
     let on = true;
     Promise.all([tensors(run.id, k, picture), Linear.fit(run, picture)]).then(([step, linear]) => {
       const cond = step.at["part/cond"], free = step.at["part/null"];
       if (on && cond && free && canvas.current) linear.paint(canvas.current, guided(cond.data, free.data, value));
-    }, () => {});
-    return () => (on = false);
+    }).catch((error) => on && say(error.message));
+    return () => { on = false; };
   }, [run.id, k, value, plain, w === null, picture]);
   if (run.request?.mix?.scale === undefined) return html`<section class="panel"><h2>Guidance dial</h2><p class="quiet">This run was made without guidance, so there is nothing to turn.</p></section>`;
+  if (run.fork_step != null && k < run.fork_step) return html`<section class="panel"><h2>Guidance dial</h2><p class="quiet">This step is that of <a href=${`/run/${run.parent}?step=${k}`}>the run that was forked</a>, made with its settings.</p></section>`;
+  if (!numbers?.branches?.length || !numbers.exact) return html`<section class="panel"><h2>Guidance dial</h2><p class="quiet">The two answers that guidance mixes were not recorded: with record set to Everything it can be turned.</p></section>`;
   const released = async (scale) => {
     turn(scale);
-    if (BUNDLE) return;
+    if (fixed) return;
+    const asked = `${run.id} ${k} ${scale} ${picture}`;
     const answer = await attempt(api(`/v1/runs/${run.id}/steps/${k}/recompute`, { method: "POST", body: { mix: { ...run.request.mix, scale }, picture } }));
-    if (answer && film.at(cursor.k) === k) show(answer.picture);
+    if (answer && now.current === asked) show(answer.picture);
   };
   const fork = async () => {
     const made = await attempt(runs.fork(run.id, { step: k, request: { mix: { ...run.request.mix, scale: value } }, noise: 0 }));
-    if (made) { hold(made); go(`/run/${made.id}`); }
+    if (made) { hold(made, picture); go(`/run/${made.id}`, { picture: picture || null }); }
   };
   return html`<section class="panel"><h2>Guidance dial</h2>
     <${Slider} label=${`Guidance at step ${k + 1}`} value=${value} min=${0} max=${15} step=${0.1} onInput=${turn} onChange=${released} />
-    ${w !== null && html`<div class="row"><figure class="stack"><canvas ref=${canvas} class="dialview" hidden=${!plain} role="img" aria-label="Linear preview of this step at the chosen guidance"></canvas>${plain && html`<small>at once, a linear preview</small>`}</figure>
+    ${w !== null && html`<div class="row"><figure class="stack"><canvas ref=${canvas} class="dialview" hidden=${!plain} role="img" aria-label="Linear preview of this step at the chosen guidance"></canvas>${plain && html`<small>at once: a linear approximation</small>`}</figure>
       ${decoded && html`<figure class="stack"><img class="dialview" src=${decoded} alt="This step at the chosen guidance, decoded" /><small>decoded by the server</small></figure>`}</div>`}
     <small class="quiet">${plain ? `Made with ${own}. x0 = null + w (cond − null), computed here from the recorded branches.` : own === 1 || own === null ? "Guidance is off at this step: one branch alone was asked." : "This guidance is more than a scale, so the server computes it."}</small>
-    ${w !== null && html`<div class="row wrap"><button hidden=${!!BUNDLE} onClick=${fork}>Run from here with ${value}</button><button class="ghost" onClick=${() => turn(null)}>Back to ${own}</button></div>`}</section>`;
+    ${wrong && html`<p role="alert">${wrong}</p>`}
+    ${w !== null && html`<div class="row wrap"><button hidden=${fixed || run.record === "preview"} onClick=${fork}>Run from here with ${value}</button><button class="ghost" onClick=${() => turn(null)}>Back to ${own}</button></div>`}</section>`;
 }

@@ -1,16 +1,17 @@
 /* Recorded runs as frames: reels, the shared step cursor, and the strip one scrubs.
 
 reel(run, lens, picture)        a Reel (cached): n frames, from the live stream while the run is made, from one sprite sheet after
-  .count  .ready (promise)  .has(k)  .draw(context, k, x, y, w, h)  .size [w, h]  .error
+  .count  .ready (promise)  .has(k)  .draw(context, k, x, y, w, h)  .size [w, h]  .error  .again()
 cursor                          {k: step or null (the newest)}: one for the page; every view scrubs in sync
 setStep(k, {quiet})  onStep(fn) -> off   useStep()      quiet: the address is written once it rests
 Frame run picture lens step     a canvas of one frame; step undefined follows the cursor, a number or null (last) is fixed; label "": decoration
 Filmstrip run picture           the strip: pointer, wheel and arrow keys; role=slider
 play(run, {speed, loop, reverse})   -> stop(): moves the cursor by time
+onTheme(fn) -> off              the colours of the page are others now: what is painted with them is painted anew
 */
 import { html, useEffect, useReducer, useRef } from "../vendor/preact-htm.js";
 import { api, bytes, sprite } from "./api.js";
-import { isActive, state, subscribe, useStore } from "./store.js";
+import { isActive, set, state, subscribe, useStore } from "./store.js";
 import { amend, route } from "./router.js";
 
 export const cursor = { k: null };
@@ -36,7 +37,7 @@ export const geometry = (id, fresh) => {
 
 class Reel {
   constructor(id, lens, picture) {
-    Object.assign(this, { id, lens, picture, sheet: null, shape: null, error: null, done: -1 });
+    Object.assign(this, { id, lens, picture, sheet: null, shape: null, error: null, done: -1, asked: 0 });
     this.watchers = new Set();
     this.ready = Promise.resolve();
   }
@@ -52,19 +53,43 @@ class Reel {
   }
   /* Fetch the sheet of a run that is not being made (again, when it has more steps than before). */
   want(run) {
-    if (!run || run.kind === "import" || run.state === "running" || run.state === "queued" || !(run.steps_done || run.pictures?.length) || this.done === run.steps_done) return this.ready;
+    if (!isRecorded(run) || run.state === "running" || run.state === "queued" || this.done === run.steps_done || this.whole(run)) return this.ready;
     this.done = run.steps_done;
     if (this.sheet) delete sheets[this.id];
-    this.ready = this.fetch().catch((error) => { this.error = error; this.tell(); });
+    this.ready = this.fetch();
     return this.ready;
   }
+  /* Whether the stream brought every frame as the sheet has it: what is believed, of a small picture, without loss. */
+  whole(run) {
+    const shot = run.pictures?.[this.picture], one = this.live[0]?.[this.picture];
+    if (this.lens !== "x0" || this.sheet || !shot || one?.width !== shot.width || Math.max(shot.width, shot.height) > 128) return false;
+    for (let k = 0; k < run.steps_done; k++) if (!this.live[k]?.[this.picture]) return false;
+    return true;
+  }
   async fetch() {
-    const shape = (await geometry(this.id))[this.lens.split("/")[0]];
-    if (!shape) throw new Error(`this run holds no ${this.lens}`);
-    this.sheet = await createImageBitmap(new Blob([await bytes(sprite(this.id, this.lens, this.picture))], { type: "image/webp" }));
-    this.shape = shape;
-    this.error = null;
+    const asked = ++this.asked;
+    try {
+      const shape = (await geometry(this.id))[this.lens.split("/")[0]];
+      if (!shape) throw new Error(`this run holds no ${this.lens}`);
+      const sheet = await createImageBitmap(new Blob([await bytes(sprite(this.id, this.lens, this.picture))], { type: "image/webp" }));
+      if (asked !== this.asked) return sheet.close(); // a newer one is on its way
+      this.sheet?.close();
+      Object.assign(this, { sheet, shape, error: null });
+      sweep();
+    } catch (error) {
+      if (asked === this.asked) this.error = error;
+    }
     this.tell();
+  }
+  again() {
+    this.error = null;
+    this.ready = this.fetch();
+    this.tell();
+  }
+  close() {
+    this.asked++;
+    this.sheet?.close();
+    this.sheet = this.shape = null;
   }
   tell() {
     for (const watch of [...this.watchers]) watch();
@@ -95,14 +120,43 @@ class Reel {
   }
 }
 
+/* Whether there are steps of a run to look at: an imported picture has none, and those of an old run may have been pruned. */
+export const isRecorded = (run) => !!run && run.kind !== "import" && run.recorded !== false && !!(run.steps_done || run.pictures?.length);
+
+/* Frames of the stream are pictures in memory: of runs that are over those of the last few are kept, for the others there are sheets. */
+const KEPT = 4;
+function sweep() {
+  const over = Object.keys(state.live).filter((id) => id !== state.current && !isActive(state.runs[id]));
+  if (over.length <= KEPT) return;
+  const live = { ...state.live };
+  for (const id of over.slice(0, -KEPT)) {
+    for (const list of Object.values(live[id].frames ?? {})) for (const row of list) for (const one of row ?? []) one?.close();
+    delete live[id];
+  }
+  set({ live });
+}
+subscribe(() => Object.keys(state.live).length > KEPT + 4 && sweep());
+
+const REELS = 160;
 const reels = new Map();
+/* Later, when those that were drawn just now are watched: what nobody looks at goes, the oldest first. */
+let due = null;
+const trim = () => (due ??= setTimeout(() => {
+  due = null;
+  for (const [key, one] of reels) {
+    if (reels.size <= REELS) break;
+    if (one.watchers.size) continue;
+    one.close();
+    reels.delete(key);
+  }
+}, 1000));
 export function reel(run, lens = "x0", picture = 0) {
   const key = `${run.id} ${lens} ${picture}`;
   let found = reels.get(key);
   if (!found) found = new Reel(run.id, lens, picture);
   reels.delete(key);
   reels.set(key, found);
-  if (reels.size > 160) reels.delete(reels.keys().next().value);
+  if (reels.size > REELS) trim();
   found.want(run);
   return found;
 }
@@ -113,6 +167,13 @@ export function useReel(run, lens = "x0", picture = 0) {
   const found = run && reel(run, lens, picture);
   useEffect(() => found?.watch(draw), [found]);
   return found;
+}
+
+export function onTheme(fn) {
+  const themed = new MutationObserver(fn), dark = matchMedia("(prefers-color-scheme: dark)");
+  themed.observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
+  dark.addEventListener("change", fn);
+  return () => { themed.disconnect(); dark.removeEventListener("change", fn); };
 }
 
 export function Frame({ run, picture = 0, lens = "x0", step, label, onReady }) {
@@ -129,7 +190,8 @@ export function Frame({ run, picture = 0, lens = "x0", step, label, onReady }) {
       onReady?.(box);
     };
     paint();
-    const off = [film.watch(paint), subscribe(paint)];
+    let drawn = state.live[film.id];
+    const off = [film.watch(paint), subscribe(() => state.live[film.id] !== drawn && ((drawn = state.live[film.id]), paint()))];
     if (step === undefined) off.push(onStep(paint));
     return () => off.forEach((f) => f());
   }, [film, step]);
@@ -142,48 +204,54 @@ export function Filmstrip({ run, picture = 0, lens = "x0" }) {
   const k = useStep();
   useEffect(() => {
     const box = canvas.current;
-    let width = 0, height = 48, ratio = 1, drawn = "";
+    let width = 0, height = 48, ratio = 1, drawn = "", well = "", there = new Set();
     // The frames are drawn when they change; a step moves the line alone.
     const point = () => {
       const { cell, n, width } = shape.current, at = film.at(cursor.k);
       line.current.style.transform = `translateX(${(n === 1 ? width / 2 : cell / 2 + (Math.max(0, at) / (n - 1)) * (width - cell)).toFixed(1)}px)`;
     };
     const paint = () => {
-      const n = Math.max(1, film.shape ? film.count : run.steps || film.count);
-      const now = [film.count, film.shape, n, width, height, ratio, film.sheet ? 1 : 0].join();
-      if (!width || now === drawn) return point();
-      drawn = now;
-      const c = box.getContext("2d"), well = getComputedStyle(box).getPropertyValue("--well");
-      c.setTransform(ratio, 0, 0, ratio, 0, 0);
-      c.clearRect(0, 0, width, height);
-      const [fw, fh] = film.size, cells = Math.max(1, Math.min(n, Math.floor(width / Math.max(20, (height * fw) / fh + 2))));
+      const n = Math.max(1, film.shape ? film.count : run.steps || film.count), [fw, fh] = film.size;
+      const now = [film.shape, n, fw, fh, width, height, ratio].join(), c = box.getContext("2d");
+      if (!width) return;
+      const cells = Math.max(1, Math.min(n, Math.floor(width / Math.max(20, (height * fw) / fh + 2))));
       const cell = width / cells, w = Math.min(cell - 2, (height * fw) / fh), h = (w * fh) / fw;
+      if (now !== drawn) {
+        drawn = now;
+        there = new Set();
+        well = getComputedStyle(box).getPropertyValue("--well");
+        c.setTransform(ratio, 0, 0, ratio, 0, 0);
+        c.clearRect(0, 0, width, height);
+        shape.current = { cell, n, width };
+      }
       c.imageSmoothingEnabled = w < fw;
+      // Of a run that grows only what came is drawn.
       for (let i = 0; i < cells; i++) {
-        const step = cells === 1 ? film.at(null) : Math.round((i * (n - 1)) / (cells - 1));
+        const step = cells === 1 ? film.at(null) : Math.round((i * (n - 1)) / (cells - 1)), has = film.has(step), key = `${i} ${has && step}`;
+        if (there.has(key)) continue;
+        there.add(key);
         c.fillStyle = well;
         c.fillRect(i * cell + (cell - w) / 2, (height - h) / 2, w, h);
-        if (film.has(step)) film.draw(c, step, i * cell + (cell - w) / 2, (height - h) / 2, w, h);
+        if (has) film.draw(c, step, i * cell + (cell - w) / 2, (height - h) / 2, w, h);
       }
-      shape.current = { cell, n, width };
       point();
     };
+    const anew = () => { drawn = ""; paint(); };
     const sized = new ResizeObserver(() => {
       ratio = devicePixelRatio || 1;
       width = box.clientWidth;
       height = box.clientHeight;
       Object.assign(box, { width: Math.round(width * ratio), height: Math.round(height * ratio) });
-      drawn = "";
-      paint();
+      anew();
     });
     sized.observe(box);
-    const off = [film.watch(() => { drawn = ""; paint(); }), subscribe(paint), onStep(point), () => sized.disconnect()];
+    const off = [film.watch(anew), subscribe(paint), onStep(point), onTheme(anew), () => sized.disconnect()];
     return () => off.forEach((f) => f());
   }, [film, run.steps]);
   const from = (event) => {
     const { cell, n, width } = shape.current;
     const x = event.clientX - canvas.current.getBoundingClientRect().left;
-    setStep(film.at(Math.round(((x - cell / 2) / Math.max(1, width - cell)) * (n - 1))));
+    if (film.count) setStep(film.at(Math.round(((x - cell / 2) / Math.max(1, width - cell)) * (n - 1))));
   };
   const now = film.at(k), steps = Math.max(run.steps || 0, film.count);
   return html`<div class="strip" tabindex="0" role="slider" aria-label="Step of the run" aria-valuemin="1" aria-valuemax=${Math.max(1, steps)} aria-valuenow=${Math.max(1, now + 1)} aria-valuetext=${`step ${now + 1} of ${steps}`}

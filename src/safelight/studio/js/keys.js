@@ -29,7 +29,7 @@ addEventListener("keydown", (event) => {
   // A focused control keeps the keys that it understands itself.
   if (/^(Space|Enter)$/.test(full) && /^(BUTTON|A|SUMMARY)$/.test(on?.tagName)) return;
   if (/^Arrow/.test(full) && (on?.type === "range" || on?.getAttribute?.("role") === "slider" || on?.closest?.("[data-arrows]"))) return;
-  if (document.querySelector("dialog[open]") && full !== "Escape") return;
+  if (document.querySelector("dialog[open]")) return; // which closes itself on Escape
   for (const layer of [...layers].reverse()) {
     const entry = layer.current[full];
     if (!entry) continue;

@@ -55,7 +55,7 @@ export function useGroup(group) {
       }
     })();
   }, [group]);
-  return useSame(found.sort((a, b) => a.created - b.created || (a.id < b.id ? -1 : 1)));
+  return useSame([...found].sort((a, b) => a.created - b.created || (a.id < b.id ? -1 : 1)));
 }
 
 /** The same array while its items are the same, so that what hangs on it is not worked out anew. */
@@ -104,6 +104,7 @@ export async function pixelsOf(source, size = 0) {
   const scale = size ? Math.min(1, size / Math.max(bitmap.width, bitmap.height)) : 1, w = Math.max(1, Math.round(bitmap.width * scale)), h = Math.max(1, Math.round(bitmap.height * scale));
   const pen = new OffscreenCanvas(w, h).getContext("2d", { willReadFrequently: true });
   pen.drawImage(bitmap, 0, 0, w, h);
+  if (bitmap !== source) bitmap.close();
   return pen.getImageData(0, 0, w, h);
 }
 

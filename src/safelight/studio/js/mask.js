@@ -1,5 +1,8 @@
 // A mask as bytes: 255 is painted anew, 0 is kept. No drawing surface, so every operation is exact and can be measured.
 
+// Runs that are kept to be undone: 32 MB, some thousand strokes.
+const MOST = 8e6;
+
 /** A mask of width x height with its history. `dirty` is the box [x0, y0, x1, y1) that changed since `clean()`. */
 export class Mask {
   constructor(width, height) {
@@ -31,16 +34,22 @@ export class Mask {
     this.before = null;
     if (!before || same(before, pack(this.data))) return false;
     this.past.push(before);
-    if (this.past.length > 200) this.past.shift();
+    for (let held = this.past.reduce((n, runs) => n + runs.length, 0); held > MOST; ) held -= this.past.shift().length;
     this.future = [];
     return true;
+  }
+
+  /** Takes back what was done since `begin`, and leaves no trace of it. */
+  revert() {
+    if (this.before) { unpack(this.before, this.data); this.all(); }
+    this.before = null;
   }
 
   undo() { return this.swap(this.past, this.future); }
   redo() { return this.swap(this.future, this.past); }
 
   swap(from, to) {
-    if (!from.length) return false;
+    if (!from.length || this.before) return false; // not in the middle of a stroke
     to.push(pack(this.data));
     unpack(from.pop(), this.data);
     this.all();
@@ -132,24 +141,28 @@ export class Mask {
   /** The part of all pixels that is painted, 0..1. */
   share() { let n = 0; for (const v of this.data) n += v > 127; return n / this.data.length; }
 
+  /** The box grown by what a feather of so many pixels changes around it. */
+  around([x0, y0, x1, y1], feather) { const r = feather ? feather + 1 : 0; return this.box(x0 - r, y0 - r, x1 + r, y1 + r); }
+
   /** RGBA of a box: `colour` with its alpha where painted, striped with white so that it shows on any picture; over `feather` pixels
    *  inside the edge it fades as the server's ramp does. */
-  rgba([x0, y0, x1, y1], colour, feather = 0) {
-    const out = new Uint8ClampedArray((x1 - x0) * (y1 - y0) * 4), far = feather ? this.distance(feather + 1) : null;
-    for (let y = y0, o = 0; y < y1; y++) for (let x = x0; x < x1; x++, o += 4) {
-      const i = y * this.width + x;
-      if (this.data[i] <= 127) continue;
-      const white = (x + y) % 6 < 2;
-      out[o] = white ? 255 : colour[0]; out[o + 1] = white ? 255 : colour[1]; out[o + 2] = white ? 255 : colour[2];
-      out[o + 3] = colour[3] * (far ? Math.min(1, far[i] / (feather + 1)) : 1);
+  rgba(box, colour, feather = 0) {
+    const [x0, y0, x1, y1] = box, out = new Uint32Array((x1 - x0) * (y1 - y0)), wide = this.around(box, feather), span = wide[2] - wide[0];
+    const far = feather ? this.distance(feather + 1, wide) : null, [red, green, blue, alpha] = colour, plain = red | (green << 8) | (blue << 16);
+    const stripe = 2 * Math.max(1, Math.round(Math.max(this.width, this.height) / 256));
+    for (let y = y0, o = 0; y < y1; y++) for (let x = x0; x < x1; x++, o++) {
+      if (this.data[y * this.width + x] <= 127) continue;
+      const seen = far ? Math.round(alpha * Math.min(1, far[(y - wide[1]) * span + x - wide[0]] / (feather + 1))) : alpha;
+      out[o] = ((x + y) % (3 * stripe) < stripe ? 0xffffff : plain) | (seen << 24); // bytes in the order of the processors that there are
     }
-    return out;
+    return new Uint8ClampedArray(out.buffer);
   }
 
-  /** How far each painted pixel is from a kept one, at most `most`: two chamfer passes, within 9 % of Euclid. The picture's rim is no edge. */
-  distance(most) {
-    const { width: w, height: h, data } = this, d = new Float32Array(w * h), slant = Math.SQRT2;
-    for (let i = 0; i < d.length; i++) d[i] = data[i] > 127 ? most : 0;
+  /** How far each painted pixel of a box is from a kept one of it, at most `most`: two chamfer passes, within 9 % of Euclid. The
+   *  picture's rim is no edge. */
+  distance(most, [x0, y0, x1, y1] = [0, 0, this.width, this.height]) {
+    const w = x1 - x0, h = y1 - y0, d = new Float32Array(w * h), slant = Math.SQRT2;
+    for (let y = 0, i = 0; y < h; y++) for (let x = 0, j = (y + y0) * this.width + x0; x < w; x++, i++, j++) d[i] = this.data[j] > 127 ? most : 0;
     for (const s of [1, -1]) {
       for (let n = 0; n < h; n++) for (let m = 0; m < w; m++) {
         const y = s > 0 ? n : h - 1 - n, x = s > 0 ? m : w - 1 - m, i = y * w + x;

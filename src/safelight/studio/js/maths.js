@@ -51,11 +51,12 @@ export function blendWeights(mode, shares, angle = 0) {
   return part.map((u) => Math.sin(u * angle) / Math.sin(angle));
 }
 
-/** An expression of `safelight mix`. terms: [{weight, text, word}]; word chooses one word of the text. */
+/** An expression of `safelight mix`. terms: [{weight, text, word, seal}]; word chooses one word of the text; seal: a picture instead. */
 export function expression(terms) {
   const quote = (text, mark) => text.replaceAll("\\", "\\\\").replaceAll(mark, "\\" + mark);
-  return terms.filter((t) => t.text.trim() && t.weight).map((t, i) => {
-    const size = Math.abs(t.weight), body = (size === 1 ? "" : `${+size.toFixed(4)} * `) + `"${quote(t.text.trim(), '"')}"` + (t.word ? `[${quote(t.word, "]")}]` : "");
+  return terms.filter((t) => (t.seal || t.text.trim()) && Math.abs(t.weight) >= 5e-5).map((t, i) => {
+    const size = Math.abs(t.weight), what = t.seal ?? `"${quote(t.text.trim(), '"')}"` + (t.word ? `[${quote(t.word, "]")}]` : "");
+    const body = (size === 1 ? "" : `${+size.toFixed(4)} * `) + what;
     return i ? `${t.weight < 0 ? "-" : "+"} ${body}` : t.weight < 0 ? `-${body}` : body;
   }).join(" ");
 }
@@ -91,9 +92,6 @@ export function normals(seed) {
   const normal = () => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
   return { uniform, normal };
 }
-
-/** All cells of axes [{path, values}]: one [value, ...] each, the last axis fastest. */
-export const cells = (axes) => axes.reduce((found, axis) => found.flatMap((c) => axis.values.map((v) => [...c, v])), [[]]);
 
 /** The values of an axis as they are typed: "1,2,4", "0..3", and commas inside brackets or quotes belong to a value. */
 export function values(text) {
@@ -131,12 +129,10 @@ export function spoken(seconds) {
   return h ? `${h} h ${m} min` : `${m} min ${whole % 60} s`;
 }
 
-export const bytes = (n) => (n < 1e3 ? `${n} B` : n < 1e6 ? `${(n / 1e3).toFixed(0)} kB` : n < 1e9 ? `${(n / 1e6).toFixed(1)} MB` : `${(n / 1e9).toFixed(1)} GB`);
-
-/** Rows of values as CSV, quoted where needed. A value that a spreadsheet would run is quoted with an apostrophe. */
+/** Rows of values as CSV, quoted where needed. A text that a spreadsheet would run begins with an apostrophe. */
 export const csv = (rows) => rows.map((row) => row.map((v) => {
-  const text = typeof v === "object" && v ? JSON.stringify(v) : String(v ?? ""), safe = /^[=+@]|^-(?![\d.])/.test(text) ? `'${text}` : text;
-  return /[",\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+  const text = typeof v === "object" && v ? JSON.stringify(v) : String(v ?? ""), number = typeof v === "number" || /^-?\d+(\.\d+)?(e[+-]?\d+)?$/i.test(text), safe = !number && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+  return /[",\n\r]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }).join(",")).join("\r\n");
 
 /** How sharp RGBA pixels are: the variance of the Laplacian of their brightness, in 1/255. */
@@ -159,64 +155,6 @@ export function evenly(cuts, n) {
     while (i < last - 1 && along[i + 1] < want) i++;
     return clamp((i + (want - along[i]) / (along[i + 1] - along[i] || 1)) / last, 0, 1);
   });
-}
-
-/** A ZIP of stored files [{name, data: Uint8Array}] (no compression: pictures have theirs). */
-export function zip(files) {
-  const parts = [], list = [];
-  let at = 0;
-  const put = (...fields) => {
-    const out = new Uint8Array(fields.reduce((n, [size]) => n + size, 0)), view = new DataView(out.buffer);
-    fields.reduce((o, [size, v]) => { if (size === 2) view.setUint16(o, v, true); else view.setUint32(o, v, true); return o + size; }, 0);
-    return out;
-  };
-  for (const { name, data } of files) {
-    const title = new TextEncoder().encode(name);
-    // Flag 0x800: names are UTF-8. The date is fixed, so that equal files give an equal archive.
-    const common = [[2, 20], [2, 0x800], [2, 0], [2, 0], [2, 33], [4, crc(data)], [4, data.length], [4, data.length], [2, title.length], [2, 0]];
-    const head = put([4, 0x04034b50], ...common);
-    list.push(put([4, 0x02014b50], [2, 20], ...common, [2, 0], [2, 0], [2, 0], [4, 0], [4, at]), title);
-    parts.push(head, title, data);
-    at += head.length + title.length + data.length;
-  }
-  const long = list.reduce((n, p) => n + p.length, 0);
-  return new Blob([...parts, ...list, put([4, 0x06054b50], [2, 0], [2, 0], [2, files.length], [2, files.length], [4, long], [4, at], [2, 0])], { type: "application/zip" });
-}
-
-/** One animated PNG of PNG files of equal size, each shown for `ms`, without end. Their pixels stay as they are. */
-export function apng(files, ms) {
-  const chunks = (file) => {
-    const view = new DataView(file.buffer, file.byteOffset, file.byteLength), found = [];
-    for (let at = 8; at < file.length;) {
-      const size = view.getUint32(at), name = String.fromCharCode(...file.subarray(at + 4, at + 8));
-      found.push({ name, data: file.subarray(at + 8, at + 8 + size) });
-      at += size + 12;
-    }
-    return found;
-  };
-  const make = (name, ...data) => {
-    const size = data.reduce((n, d) => n + d.length, 0), out = new Uint8Array(size + 12), view = new DataView(out.buffer);
-    view.setUint32(0, size);
-    out.set([...name].map((c) => c.charCodeAt(0)), 4);
-    data.reduce((o, d) => { out.set(d, o); return o + d.length; }, 8);
-    view.setUint32(size + 8, crc(out.subarray(4, size + 8)));
-    return out;
-  };
-  const be = (...fields) => { const view = new DataView(new ArrayBuffer(4 * fields.length)); fields.forEach((v, i) => view.setUint32(4 * i, v)); return new Uint8Array(view.buffer); };
-  const head = chunks(files[0])[0].data, parts = [files[0].subarray(0, 8), make("IHDR", head), make("acTL", be(files.length, 0))];
-  let order = 0;
-  files.forEach((file, i) => {
-    parts.push(make("fcTL", be(order++), head.subarray(0, 8), be(0, 0), Uint8Array.of(ms >> 8, ms & 255, 1000 >> 8, 1000 & 255, 0, 0)));
-    for (const { name, data } of chunks(file)) if (name === "IDAT") parts.push(i ? make("fdAT", be(order++), data) : make("IDAT", data));
-  });
-  return new Blob([...parts, make("IEND")], { type: "image/png" });
-}
-
-const TABLE = Uint32Array.from({ length: 256 }, (_, n) => { for (let k = 0; k < 8; k++) n = n & 1 ? 0xedb88320 ^ (n >>> 1) : n >>> 1; return n; });
-function crc(data) {
-  let c = 0xffffffff;
-  for (const b of data) c = TABLE[(c ^ b) & 255] ^ (c >>> 8);
-  return (c ^ 0xffffffff) >>> 0;
 }
 
 /** A question of the quiz: two different steps of a run of n, in a random order. {pair, first} */

@@ -1,10 +1,17 @@
 /* Ctrl+K: find a screen, a run or an action by words.   "?": the sheet of shortcuts that work where one is. */
 import { html, useEffect, useMemo, useRef, useState } from "../vendor/preact-htm.js";
-import { api, attempt, copyCommand, runs } from "./api.js";
+import { api, attempt, copyCommand, recorded, runs } from "./api.js";
 import { isActive, newSeed, fill, FORM, set, state, toTray } from "./store.js";
 import { go } from "./router.js";
 import { shortcuts } from "./keys.js";
 import { Dialog, Icon, Shot } from "./parts.js";
+
+/* What dropping a picture on the page does, without a mouse. */
+function open() {
+  const input = Object.assign(document.createElement("input"), { type: "file", accept: "image/*" });
+  input.onchange = () => dispatchEvent(new CustomEvent("safelight:file", { detail: input.files[0] }));
+  input.click();
+}
 
 function actions() {
   const run = state.runs[state.current];
@@ -12,12 +19,13 @@ function actions() {
     ["New picture with another seed", () => { fill("form", FORM, { seed: newSeed(), locked: false }); go("/create"); }],
     [state.jobs.paused ? "Resume the queue" : "Pause the queue", () => attempt(api(`/v1/jobs/${state.jobs.paused ? "resume" : "pause"}`, { method: "POST" }))],
     ["Light theme", () => set({ theme: "light" })], ["Dark theme", () => set({ theme: "dark" })], ["Theme of the system", () => set({ theme: "auto" })],
-    ["Settings, storage and tokens", () => go("/jobs")],
+    ["Open a picture: restore, start from it, inpaint", open], ["Queue, order, logs", () => go("/jobs")], ["Models, benchmark", () => go("/jobs", { tab: "models" })],
+    ["Code of this form", () => go("/jobs", { tab: "api" })], ["Settings, storage, safety", () => go("/jobs", { tab: "settings" })],
   ];
   if (!run) return own;
   return [
     ["Microscope: look into this run", () => go(`/run/${run.id}`)], ["Explain this run", () => go(`/explain/${run.id}`)], ["Edit this picture", () => go(`/edit/${run.id}`, { picture: state.picture })],
-    ["Add this run to compare", () => toTray(run.id)], ["Copy the command of this run", () => copyCommand(run, "cli", state.picture)],
+    ...(recorded(run.id) ? [] : [["Add this run to compare", () => toTray(run.id)]]), ["Copy the command of this run", () => copyCommand(run, "cli", state.picture)],
     ...(isActive(run) ? [["Stop this run", () => attempt(runs.act(run.id, "cancel"))]] : []), ...(run.state === "stopped" ? [["Resume this run", () => attempt(runs.act(run.id, "resume"))]] : []),
     ...own,
   ];
@@ -56,8 +64,16 @@ export function Palette({ screens, onClose }) {
   </div></${Dialog}>`;
 }
 
+/* What the screens have that one is not on now. */
+const ELSEWHERE = [
+  ["Ctrl+Enter", "Generate, in Create and Edit"], ["Escape", "Cancel the run that is made"], ["ArrowLeft", "Step back"], ["ArrowRight", "Step on"], ["Space", "Play and pause"],
+  ...["What the network sees", "What it believes", "Noise", "Guidance", "Attention", "Difference"].map((lens, i) => [String(i + 1), `${lens}, in the microscope`]),
+  ["f", "Fork here, in the microscope"], ["c", "Add to compare"], ["g", "Gallery"], ["[", "Smaller brush, in Edit"], ["]", "Larger brush, in Edit"], ["z", "Undo, in Edit"],
+];
 export function Sheet({ onClose }) {
   const [list] = useState(shortcuts);
   const nice = { ArrowLeft: "←", ArrowRight: "→", Escape: "Esc" };
-  return html`<${Dialog} title="Shortcuts" onClose=${onClose}><dl class="keys">${list.map(({ key, what }) => html`<div key=${key}><dt>${key.split("+").map((k) => html`<kbd>${nice[k] ?? (k.length === 1 ? k.toUpperCase() : k)}</kbd>`)}</dt><dd>${what}</dd></div>`)}</dl></${Dialog}>`;
+  const rows = (keys) => html`<dl class="keys">${keys.map(([key, what]) => html`<div key=${key}><dt>${key.split("+").map((k) => html`<kbd>${nice[k] ?? (k.length === 1 ? k.toUpperCase() : k)}</kbd>`)}</dt><dd>${what}</dd></div>`)}</dl>`;
+  const others = ELSEWHERE.filter(([key]) => !list.some((entry) => entry.key === key));
+  return html`<${Dialog} title="Shortcuts" onClose=${onClose}>${rows(list.map(({ key, what }) => [key, what]))}${others.length > 0 && html`<h3>On other screens</h3>${rows(others)}`}</${Dialog}>`;
 }

@@ -3,12 +3,13 @@
 Icon name                       Segments label value options=[[value, text]] onChange      Slider label value min max step onInput onChange
 Draft value onCommit (an input whose typing is not disturbed)      Dialog title onClose            Fields schema value onChange (a form made from a kind's JSON schema)   Kind label kinds value onChange
 Shot run i                      the picture of a run, or its newest frame while it is made
-useLoad(fn, deps)               {data, error, busy, reload}: what a promise brings; errors are shown where it stands
+useLoad(fn, deps)               {data, error, busy, reload}: what a promise brings; errors are shown where it stands. Of another deps[0] nothing is kept
+alone(run, i)                   the request of one picture of a run;   enlarged(run, i)   what is posted to have it twice as large
 */
 import { html, useEffect, useLayoutEffect, useRef, useState } from "../vendor/preact-htm.js";
 import { picture } from "./api.js";
 import { useStore } from "./store.js";
-import { Frame } from "./filmstrip.js";
+import { Frame, isRecorded } from "./filmstrip.js";
 
 const PATHS = {
   create: "M12 3v4M12 17v4M3 12h4M17 12h4M6 6l2 2M16 16l2 2M18 6l-2 2M8 16l-2 2M12 10a2 2 0 1 0 0 4 2 2 0 0 0 0-4",
@@ -28,13 +29,14 @@ export const Icon = ({ name }) => html`<svg class="icon" viewBox="0 0 24 24" ari
 export function useLoad(fn, deps) {
   const [got, put] = useState({ busy: true });
   const [again, ask] = useState(0);
+  const of = deps[0];
   useEffect(() => {
     let on = true;
-    put((old) => ({ ...old, busy: true, error: null }));
-    Promise.resolve().then(fn).then((data) => on && put({ data, busy: false }), (error) => on && put({ error, busy: false }));
+    put((old) => ({ ...(Object.is(old.of, of) ? old : {}), of, busy: true, error: null }));
+    Promise.resolve().then(fn).then((data) => on && put({ of, data, busy: false }), (error) => on && put({ of, error, busy: false }));
     return () => (on = false);
   }, [...deps, again]);
-  return { ...got, reload: () => ask((n) => n + 1) };
+  return { ...(Object.is(got.of, of) ? got : { busy: true }), reload: () => ask((n) => n + 1) };
 }
 
 export function Segments({ label, value, options, onChange, small }) {
@@ -46,7 +48,7 @@ export function Segments({ label, value, options, onChange, small }) {
     onChange(options[(at + step + options.length) % options.length][0]);
     event.currentTarget.querySelectorAll("button")[(at + step + options.length) % options.length].focus();
   }}>
-    ${options.map(([v, text, title]) => html`<button type="button" role="radio" aria-checked=${v === value} tabindex=${v === value ? 0 : -1} title=${title} onClick=${() => onChange(v)}>${text}</button>`)}
+    ${options.map(([v, text, title], i) => html`<button key=${v} type="button" role="radio" aria-checked=${v === value} tabindex=${v === value || (i === 0 && !options.some(([one]) => one === value)) ? 0 : -1} title=${title} onClick=${() => onChange(v)}>${text}</button>`)}
   </div>`;
 }
 
@@ -130,7 +132,7 @@ export function Kind({ label, kinds, value, onChange, own }) {
 export function Shot({ run, i = 0, alt, lazy = true }) {
   const live = useStore((s) => s.live[run.id]?.frames.x0?.length ?? 0);
   if (run.pictures?.[i]) return html`<img class="shot" src=${picture(run, i)} width=${run.pictures[i].width} height=${run.pictures[i].height} alt=${alt ?? (run.prompt || run.title || "a picture without a prompt")} loading=${lazy ? "lazy" : "eager"} draggable=${false} />`;
-  if (live || run.steps_done) return html`<${Frame} run=${run} picture=${i} lens="x0" step=${null} label=${alt ?? `${run.prompt}: not finished`} />`;
+  if (live || isRecorded(run)) return html`<${Frame} run=${run} picture=${i} lens="x0" step=${null} label=${alt ?? `${run.prompt}: not finished`} />`;
   return html`<div class="shot empty" role="img" aria-label=${run.state}><span class="pulse ${run.state}"></span></div>`;
 }
 
@@ -141,3 +143,13 @@ export function Ago({ at }) {
 }
 export const seconds = (s) => (s === null || s === undefined ? "" : s < 1 ? "under 1 s" : s < 10 ? `${s.toFixed(1)} s` : s < 90 ? `${Math.round(s)} s` : `${Math.floor(s / 60)} min ${Math.round(s % 60)} s`);
 export const size = (n) => (n < 1e3 ? `${n} B` : n < 1e6 ? `${(n / 1e3).toFixed(0)} KB` : n < 1e9 ? `${(n / 1e6).toFixed(1)} MB` : `${(n / 1e9).toFixed(2)} GB`);
+
+export function alone(run, i) {
+  const { request } = run, prompts = [request.prompt ?? ""].flat();
+  return { ...request, prompt: [prompts[Math.floor(i / (request.count ?? 1))] ?? prompts[0]], count: 1, index: (request.index ?? 0) + i };
+}
+export function enlarged(run, i) {
+  const { seal, width, height } = run.pictures[i];
+  const request = { ...alone(run, i), size: [height * 2, width * 2], task: { kind: "image", picture: seal, strength: 0.35 } };
+  return { model: run.model, request, record: run.record, parent: run.id, relation: "edit", title: "twice as large" };
+}

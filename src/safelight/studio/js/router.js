@@ -9,7 +9,7 @@ import { BUNDLE } from "./api.js";
 import { useEffect, useReducer } from "../vendor/preact-htm.js";
 
 const listeners = new Set();
-const here = () => (BUNDLE ? new URL(location.hash.slice(1) || BUNDLE.route, "http://studio") : new URL(location.href));
+const written = () => (BUNDLE ? new URL(location.hash.slice(1) || BUNDLE.route, "http://studio") : new URL(location.href));
 const shown = (to) => (BUNDLE ? "#" + to : to); // a file has no paths: there the address lives behind the #
 
 export function route() {
@@ -23,27 +23,34 @@ export function href(path, query = {}) {
   return path + (pairs.length ? "?" + new URLSearchParams(pairs) : "");
 }
 
-function move(to, replace) {
-  if (!replace) pending = {};
-  history[replace ? "replaceState" : "pushState"](null, "", shown(to));
-  for (const listen of [...listeners]) listen();
+const tell = () => [...listeners].forEach((listen) => listen());
+export function go(path, query) {
+  settle(); // what was still to be written belongs to the view that is left
+  history.pushState(null, "", shown(href(path, query)));
+  tell();
 }
-export const go = (path, query) => move(href(path, query), false);
 
-let late, pending = {};
-export function amend(query, quiet = false) {
-  pending = { ...pending, ...query };
+/* A quiet change is part of the address at once, and written once it rests: browsers allow only so many changes a second. It belongs to
+the path it was made at, and goes nowhere else. */
+let late, pending = null;
+function here() {
+  const now = written();
+  if (pending?.path !== now.pathname) return now;
+  return new URL(href(now.pathname, { ...Object.fromEntries(now.searchParams), ...pending.query }), now);
+}
+function settle() {
   clearTimeout(late);
-  const write = (draw) => {
-    const now = here(), to = href(now.pathname, { ...Object.fromEntries(now.searchParams), ...pending });
-    pending = {};
-    if (draw) move(to, true);
-    else history.replaceState(null, "", shown(to));
-  };
-  if (!quiet) return write(true);
-  // Scrubbing writes the address once it rests: browsers allow only so many changes a second.
-  const { pathname } = here();
-  late = setTimeout(() => (here().pathname === pathname ? write(false) : (pending = {})), 250);
+  const { pathname, search } = here();
+  if (pending?.path === pathname) history.replaceState(null, "", shown(pathname + search));
+  pending = null;
+}
+export function amend(query, quiet = false) {
+  const { pathname } = written();
+  pending = { path: pathname, query: { ...(pending?.path === pathname ? pending.query : {}), ...query } };
+  clearTimeout(late);
+  if (quiet) return void (late = setTimeout(settle, 250));
+  settle();
+  tell();
 }
 
 export function useRoute() {
@@ -55,10 +62,13 @@ export function useRoute() {
   return route();
 }
 
-addEventListener("popstate", () => listeners.forEach((listen) => listen()));
+addEventListener("popstate", () => {
+  pending = null; // of the view that was left
+  tell();
+});
 addEventListener("click", (event) => {
   const link = event.target.closest?.("a[href]");
-  if (!link || event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || link.target || link.download) return;
+  if (!link || event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || link.hasAttribute("target") || link.hasAttribute("download")) return;
   const to = new URL(link.getAttribute("href"), BUNDLE ? "http://studio/" : location.href);
   if ((!BUNDLE && to.origin !== location.origin) || /^\/(v1|studio|docs|sdapi|metrics|openapi)/.test(to.pathname) || link.hasAttribute("download")) return;
   if (link.getAttribute("href").startsWith("#")) return;

@@ -5,7 +5,7 @@ state.live      {id: {k, n, t, alpha, sigma, ms, eta, frames: {lens: [k][picture
 state.jobs      {paused, order: [ids]} the queue;  waiting() gives its Runs
 state.models    the answer of /v1/models | null;   state.parts the answer of /v1/samplers | null
 state.current   id of the run in the filmstrip dock;  state.picture which picture of it
-state.notes     errors that stay until dismissed and undo offers: [{id, kind: "error"|"undo"|"info", text, action?, label?}]
+state.notes     errors that stay until dismissed (over screens and reloads), and undo offers: [{id, kind: "error"|"undo"|"info", text, action?, label?}]
 state.status    the line that screen readers hear;  state.online  whether the event stream is up
 state.tray      [ids] that are gathered to compare
 
@@ -20,7 +20,7 @@ import { useEffect, useReducer, useRef } from "../vendor/preact-htm.js";
 const listeners = new Set();
 export const state = {
   runs: {}, live: {}, jobs: { paused: false, order: [] }, models: null, parts: null, settings: null, current: null, picture: 0,
-  notes: [], status: "", online: false, tray: persisted("tray", []), theme: persisted("theme", "auto"), ready: false,
+  notes: errors(), status: "", online: false, tray: persisted("tray", []), theme: persisted("theme", "auto"), ready: false,
 };
 
 export function set(patch) {
@@ -41,7 +41,11 @@ export function useStore(select) {
   const now = select(state);
   const held = useRef();
   held.current = { now, select };
-  useEffect(() => subscribe(() => same(held.current.select(state), held.current.now) || draw()), []);
+  useEffect(() => {
+    const look = () => same(held.current.select(state), held.current.now) || draw();
+    look(); // what changed between drawing and now
+    return subscribe(look);
+  }, []);
   return now;
 }
 
@@ -86,13 +90,26 @@ export function fill(key, initial, patch) {
   for (const user of cell.users) user();
 }
 
+/* The errors that this tab still shows; a reload does not take them away. */
+function errors(now) {
+  try {
+    if (now) sessionStorage.setItem("safelight.errors", JSON.stringify(now.filter((n) => n.kind === "error").map((n) => n.text)));
+    return JSON.parse(sessionStorage.getItem("safelight.errors") ?? "[]").map((text, i) => ({ id: -1 - i, kind: "error", text }));
+  } catch {
+    return [];
+  }
+}
 let notes = 0;
 export function note(kind, text, more = {}) {
   const id = ++notes;
   set((s) => ({ notes: [...s.notes.filter((n) => n.text !== text || n.kind !== kind), { id, kind, text, ...more }] }));
+  errors(state.notes);
   return id;
 }
-export const dismiss = (id) => set((s) => ({ notes: s.notes.filter((n) => n.id !== id) }));
+export function dismiss(id) {
+  set((s) => ({ notes: s.notes.filter((n) => n.id !== id) }));
+  errors(state.notes);
+}
 export const say = (text) => state.status !== text && set({ status: text });
 export const fail = (error) => error?.name !== "AbortError" && note("error", error?.message || String(error));
 export function offer(text, label, action) {
