@@ -57,6 +57,33 @@ def test_karras_and_logsnr_formulas() -> None:
     assert (s[0], s[-2]) == (pytest.approx(10), pytest.approx(0.1))
 
 
+def test_the_beta_grid_is_scipys() -> None:
+    from scipy.stats import beta
+
+    for a, b in ((0.6, 0.6), (2.0, 5.0)):
+        times = build({"kind": "beta", "a": a, "b": b}, "grid")(build("flow", "process"), 20)
+        np.testing.assert_allclose(times[:-1].numpy(), beta.ppf(1 - np.arange(20) / 20, a, b), rtol=1e-12)
+    every = entries("beta", 100, 100)
+    assert every == list(range(99, -1, -1))  # as many steps as entries: each of them
+
+
+def test_fitted_places_are_taken_and_drawn_out() -> None:
+    process = build("edm", "process")
+    fitted = build({"kind": "optimised", "s": [80.0, 8.0, 0.8, 0.08]}, "grid")
+    np.testing.assert_allclose(process.at(fitted(process, 4)).sigma[:-1].numpy(), [80, 8, 0.8, 0.08], rtol=1e-9)
+    twice = process.at(fitted(process, 8)).sigma.numpy()
+    np.testing.assert_allclose(twice[:8], 80 * 10 ** (-np.arange(8) / 2), rtol=1e-9)
+    with pytest.raises(SpecError, match="the places must fall"):
+        build({"kind": "optimised", "s": [1.0, 2.0]}, "grid")
+
+
+def test_exponential_and_lu_are_logsnr() -> None:
+    process = build("edm", "process")
+    wanted = build("logsnr", "grid")(process, 20)
+    for kind in ("exponential", "lu"):
+        np.testing.assert_allclose(build(kind, "grid")(process, 20).numpy(), wanted.numpy(), rtol=1e-9, atol=1e-12)
+
+
 def test_rect_is_even_in_the_flows_time() -> None:
     flow = build("flow", "process")
     np.testing.assert_allclose(build("rect", "grid")(flow, 8).numpy(), np.linspace(1, 0, 9), atol=1e-12)

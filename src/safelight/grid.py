@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from safelight.process import Process
@@ -128,11 +128,120 @@ class LogSNR(_Ratios, kind="logsnr"):
         return (bottom + (top - bottom) * _fractions(n, 0.0)).exp()
 
 
-class Rect(_Ratios, kind="rect"):
-    """Even in s / (1 + s), the time of a straight flow: from s_max to the data in n equal pieces.
+class Exponential(_Ratios, kind="exponential"):
+    """s_i = s_max (s_min/s_max)^(i/(n-1)), the name k-diffusion and diffusers give to what is even in log-SNR: `logsnr`."""
 
-    Where the last of them would fall below s_min, the pieces end at s_min and a last step goes from there to the data.
+    def ratios(self, low: float, high: float, n: int) -> Tensor:
+        return high * (low / high) ** (1 - _fractions(n, 0.0))
+
+
+class Lu(_Ratios, kind="lu"):
+    """Even in lambda^(1/rho) between lambda = log s_min and log s_max, signs kept (Lu et al. 2022, "DPM-Solver++"; diffusers' "lu" is
+    rho = 1, again what is even in log-SNR). rho > 1 puts more steps where s is near 1.
     """
+
+    rho: float = Field(1.0, gt=0)
+
+    def ratios(self, low: float, high: float, n: int) -> Tensor:
+        def bent(v: float) -> float:
+            return math.copysign(abs(v) ** (1 / self.rho), v)
+
+        top, bottom = bent(math.log(high)), bent(math.log(low))
+        u = bottom + (top - bottom) * _fractions(n, 0.0)
+        return (u.sign() * u.abs() ** self.rho).exp()
+
+
+class Beta(Grid, kind="beta"):
+    """Times at the quantiles of a Beta distribution, 1 - i/n -> B^-1 (Lee et al. 2024, "Beta sampling is all you need", eq. 6):
+
+    with a = b = 0.6 steps are dense at both ends of t. On a table the nearest integer entries, repeated ones moved apart.
+    """
+
+    a: float = Field(0.6, gt=0)
+    b: float = Field(0.6, gt=0)
+
+    def places(self, process: Process, n: int) -> Tensor:
+        t = torch.tensor([_beta_quantile(1 - i / n, self.a, self.b) for i in range(n)], dtype=torch.float64)
+        if process.entries is None:
+            return t
+        index = (t * process.entries).round().long().clamp(1, process.entries) - 1
+        for i in range(1, n):  # never two of one entry: from above, then from below
+            index[i] = min(int(index[i]), int(index[i - 1]) - 1)
+        for i in range(n - 1, -1, -1):
+            index[i] = max(int(index[i]), n - 1 - i)
+        return _entries(process, index)
+
+
+def _beta_cdf(x: float, a: float, b: float) -> float:
+    """The regularised incomplete beta function I_x(a, b), by its continued fraction (Abramowitz and Stegun 26.5.8, Lentz's method)."""
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):  # where the fraction of the complement converges faster
+        return 1 - _beta_cdf(1 - x, b, a)
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)) / a
+    f = c = 1.0
+    d = 0.0
+    for i in range(1, 500):
+        m = i // 2
+        part = (
+            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+            if i % 2 == 0
+            else -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        )
+        d = 1 / (1 + part * d)
+        c = 1 + part / c
+        f *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    return front / f
+
+
+def _beta_quantile(p: float, a: float, b: float) -> float:
+    """x with I_x(a, b) = p, by bisection to the last bit."""
+    low, high = 0.0, 1.0
+    if p >= 1:
+        return 1.0
+    while True:
+        middle = (low + high) / 2
+        if middle in (low, high):
+            return middle
+        low, high = (middle, high) if _beta_cdf(middle, a, b) < p else (low, middle)
+
+
+class Optimised(Grid, kind="optimised"):
+    """Places that were fitted to a model: s = sigma/alpha of every step, falling; see `safelight tune-sampler`.
+
+    s: as many as the steps it was fitted for, the first where the run begins. Another number of steps is interpolated, in log s by the
+    part of the way that a step begins at. () is what fitting begins with: `rect` with power 1.3.
+    """
+
+    s: tuple[float, ...] = ()
+
+    @field_validator("s")
+    @classmethod
+    def _falling(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if value and not all(0 < b < a for a, b in zip(value, (*value[1:], value[-1] / 2), strict=True)):
+            raise ValueError("the places must fall and stay above 0")
+        return value
+
+    def places(self, process: Process, n: int) -> Tensor:
+        if not self.s:
+            return Rect(power=1.3).places(process, n)
+        logs = np.log(np.asarray(self.s))
+        # The end itself, s = 0, has no log: what comes below the last place goes on as it came.
+        below = 2 * logs[-1] - logs[-2] if len(logs) > 1 else logs[-1] - 1
+        wanted = np.interp(np.arange(n) / n * len(logs), np.arange(len(logs) + 1), np.append(logs, below))
+        return process.time(torch.from_numpy(-2 * wanted))
+
+
+class Rect(_Ratios, kind="rect"):
+    """Even in u = s / (1 + s), the time of a straight flow: from s_max to the data in n pieces, u = u_max (1 - i/n)^power.
+
+    power: 1 makes them equal; above 1 the steps are longer in the noise and shorter near the data. Where the last of them would fall
+    below s_min, the pieces end at s_min and a last step goes from there to the data.
+    """
+
+    power: float = Field(1.0, gt=0)
 
     def places(self, process: Process, n: int) -> Tensor:
         low, high = process.ends
@@ -142,12 +251,10 @@ class Rect(_Ratios, kind="rect"):
         bottom = low / (1 + low)
         if bottom >= top:
             raise SpecError(f"grid '{self.kind}': s_min ({low:g}) must be below s_max ({high:g})")
-        last = top / n
-        u = (
-            torch.linspace(top, last if last >= bottom else bottom, n, dtype=torch.float64)
-            if n > 1
-            else torch.tensor([top]).double()
-        )
+        root = top ** (1 / self.power)
+        last = max(root / n, bottom ** (1 / self.power))
+        u = (root * _fractions(n, last / root)) ** self.power
+        u[0] = top
         s = u / (1 - u)
         return process.time(-2 * s.log())
 

@@ -130,7 +130,7 @@ def test_a_foreign_text_is_followed_as_far_as_it_can_be_and_the_rest_is_listed()
         ("Sampler: Euler a, Eta: 0.5", {"sampler": {"kind": "euler-ancestral", "eta": 0.5}}, "nearly, as 'uniform'"),
         ("Sampler: Heun, Schedule type: Karras, Schedule rho: 5, Schedule max sigma: 0, Sigma churn: 2",
          {"sampler": {"kind": "heun", "churn": 2}, "grid": {"kind": "karras", "rho": 5}}, ""),
-        ("Sampler: DPM++ 2M SDE Exponential", {"sampler": {"kind": "dpm++2m-sde"}, "grid": {"kind": "logsnr"}}, ""),
+        ("Sampler: DPM++ 2M SDE Exponential", {"sampler": {"kind": "dpm++2m-sde"}, "grid": {"kind": "exponential"}}, ""),
         ("Sampler: DPM++ 2M", {"sampler": {"kind": "dpm++2m"}, "grid": {"kind": "karras"}}, ""),
         ("Sampler: DPM++ 2M, Schedule type: Align Your Steps", {"sampler": {"kind": "dpm++2m"}}, "Align Your Steps is not followed"),
         ("Steps: many", {}, "Steps: many is not followed: it is no number"),
@@ -246,7 +246,7 @@ ENTRIES = np.sqrt(1 / np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000)
 LOW, HIGH = ENTRIES[0], ENTRIES[-1]
 PUBLISHED: dict[str, Callable[[int], np.ndarray]] = {
     "karras": lambda n: np.linspace(HIGH ** (1 / 7), LOW ** (1 / 7), n) ** 7,  # Karras et al. 2022, eq. 5
-    "logsnr": lambda n: np.exp(np.linspace(np.log(HIGH), np.log(LOW), n)),
+    "exponential": lambda n: np.exp(np.linspace(np.log(HIGH), np.log(LOW), n)),
     "leading": lambda n: ENTRIES[(np.arange(n) * (1000 // n))[::-1]],  # Lin et al. 2023, table 2, and so the next two
     "trailing": lambda n: ENTRIES[np.round(1000 - np.arange(n) * 1000 / n).astype(int) - 1],
     "uniform": lambda n: ENTRIES[np.round(np.linspace(0, 999, n)).astype(int)[::-1]],

@@ -103,10 +103,17 @@ def test_time_inverts_logsnr(kind: str, zero: bool) -> None:
     assert float(process.time(-math.inf)) == 1
 
 
+def spent(t: np.ndarray) -> np.ndarray:
+    """The integral of beta over 0..t."""
+    return 0.1 * t + 19.9 * t**2 / 2
+
+
 CLOSED = {
     "cosine": lambda t: (np.cos(np.pi * t / 2), np.sin(np.pi * t / 2)),
     "flow": lambda t: (1 - t, t),
     "ve": lambda t: (np.ones_like(t), 0.01 * (50 / 0.01) ** t),
+    "vp": lambda t: (np.exp(-spent(t) / 2), np.sqrt(1 - np.exp(-spent(t)))),
+    "sub-vp": lambda t: (np.exp(-spent(t) / 2), 1 - np.exp(-spent(t))),
     "edm": lambda t: (np.ones_like(t), (0.002 ** (1 / 7) + t * (80 ** (1 / 7) - 0.002 ** (1 / 7))) ** 7),
 }
 
@@ -125,6 +132,14 @@ def test_flow_shift() -> None:
     flow = build({"kind": "flow", "shift": shift}, "process")
     assert float(flow.sigma(t)) == pytest.approx(shift * t / (1 + (shift - 1) * t))
     assert float(flow.told(flow.at(t))) == pytest.approx(1000 * float(flow.sigma(t)))
+
+
+def test_a_slope_can_be_asked_for_while_nothing_is_differentiated() -> None:
+    """As a sampler does in the middle of a run."""
+    process = build("cosine", "process")
+    wanted = process.slope(process.at(0.3))
+    with torch.inference_mode():
+        assert process.slope(process.at(0.3)) == wanted
 
 
 @pytest.mark.parametrize("kind", [k for k in kinds("process") if k != "flow"])

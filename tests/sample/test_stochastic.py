@@ -20,7 +20,23 @@ SAMPLERS = [
     {"kind": "dpm++2m-sde"},
     {"kind": "euler", "churn": 40.0},
     {"kind": "heun", "churn": 40.0},
+    {"kind": "dpm++3m-sde"},
+    {"kind": "dpm++3m-sde", "brownian": True},
+    {"kind": "sa"},
+    {"kind": "euler-maruyama"},
+    {"kind": "heun-sde"},
+    {"kind": "langevin"},
 ]
+# Exact at the step counts people use: criterion 3 of the theory.
+FIFTY = [
+    {"kind": "dpm++2m-sde"},
+    {"kind": "dpm++3m-sde"},
+    {"kind": "dpm++3m-sde", "brownian": True},
+    {"kind": "sa"},
+    {"kind": "sa", "correct": 0},
+]
+# Their walks are sized by norms, which tell something only in many dimensions.
+WALKS = [{"kind": "pc"}, {"kind": "pc", "predictor": {"kind": "euler-maruyama"}}, {"kind": "langevin", "snr": 0.16}]
 
 
 def measure(spec: dict[str, object], process_kind: str, mixture: Mixture, steps: int, n: int) -> tuple[float, float]:
@@ -50,9 +66,29 @@ def test_distribution(spec: dict[str, object]) -> None:
         spec,
         "edm" if "churn" in spec else "linear",
         Mixture.ring(),
-        400 if spec["kind"] in ("dpm++2m-sde", "heun") else 1000,
+        400 if spec["kind"] in ("dpm++2m-sde", "dpm++3m-sde", "sa", "heun", "heun-sde") else 1000,
         N,
     )
+
+
+@pytest.mark.parametrize("process_kind", ["linear", "edm"])
+@pytest.mark.parametrize("spec", FIFTY, ids=str)
+def test_fifty_steps_of_an_exponential_solver_are_enough(spec: dict[str, object], process_kind: str) -> None:
+    check(spec, process_kind, Mixture.ring(), 50, N)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process_kind", ["linear", "cosine", "edm", "flow"])
+@pytest.mark.parametrize("spec", FIFTY, ids=str)
+def test_fifty_steps_in_64_dimensions(spec: dict[str, object], process_kind: str) -> None:
+    check(spec, process_kind, Mixture.random(64), 50, N)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process_kind", ["linear", "edm"])
+@pytest.mark.parametrize("spec", WALKS, ids=str)
+def test_walks_in_64_dimensions(spec: dict[str, object], process_kind: str) -> None:
+    check(spec, process_kind, Mixture.random(64), 500, N)
 
 
 @pytest.mark.slow

@@ -30,6 +30,11 @@ EXTRA = [
     {"kind": "euler", "churn": 10.0},
     {"kind": "heun", "churn": 10.0},
     {"kind": "dpm++2m-sde", "eta": 0.5},
+    {"kind": "dpm++3m-sde", "brownian": True},
+    {"kind": "unipc", "last": 3},
+    {"kind": "pndm", "runge_kutta": False},
+    {"kind": "consistency", "gamma": 0.4},
+    {"kind": "langevin", "snr": 0.1},
 ]
 SAMPLERS = [{"kind": kind} for kind in kinds("sampler")] + EXTRA
 
@@ -46,7 +51,10 @@ def test_the_true_picture_is_returned(spec: dict[str, object], grid_kind: str, p
         first = levels.split()[0]
         x = first.alpha * truth + first.sigma * torch.randn_like(truth)
         last = final(trajectory(lambda x, level: Estimate(truth, fraction), x, levels, sampler, Noise(0)))
-        torch.testing.assert_close(last.x, truth, rtol=0, atol=1e-12)
+        # Slopes at alpha = 1e-4 and less, at which some solvers look back, have lost that many digits.
+        torch.testing.assert_close(
+            last.x, truth, rtol=0, atol=1e-8 if spec["kind"] in ("pndm", "abm", "ab", "lms", "deis") else 1e-12
+        )
         assert last.i == n - 1 and last.n == n and float(last.level.sigma) == 0
 
 

@@ -173,7 +173,7 @@ SAMPLERS: tuple[Names, ...] = (
 )
 GRIDS: tuple[Names, ...] = (
     Names("karras", "Karras", "use_karras_sigmas", "karras", "get_sigmas_karras"),
-    Names("logsnr", "Exponential", "use_exponential_sigmas", "exponential", "get_sigmas_exponential"),
+    Names("exponential", "Exponential", "use_exponential_sigmas", "exponential", "get_sigmas_exponential"),
     Names("leading", "DDIM", "timestep_spacing=leading", "ddim_uniform", "", ("leading",)),
     Names("trailing", "SGM Uniform", "timestep_spacing=trailing", "sgm_uniform", "", ("trailing", "Simple", "SGMUniform")),
     Names("uniform", "Uniform", "timestep_spacing=linspace", "normal", "get_sigmas", ("linspace", "Normal")),
@@ -185,7 +185,7 @@ _NEARLY: dict[str, str] = {
     "uniform": "steps fall on the nearest entries of the table here, between them there",
 }
 # What A1111 calls Automatic, by sampler.
-_AUTOMATIC: dict[str, str] = {"dpm++2m": "karras", "dpm++2m-sde": "logsnr", "ddim": "leading", "ddpm": "leading"}
+_AUTOMATIC: dict[str, str] = {"dpm++2m": "karras", "dpm++2m-sde": "exponential", "ddim": "leading", "ddpm": "leading"}
 
 
 def known(name: str, table: tuple[Names, ...]) -> str | None:

@@ -45,7 +45,7 @@ class Process(Spec, family="process"):
 
     def slope(self, level: Level) -> tuple[Tensor, Tensor]:
         """(d alpha / du, d sigma / du) in the process's own clock u; u = t unless a kind says otherwise. By autodiff."""
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             t = level.t.detach().clone().requires_grad_(True)
             alpha, sigma = self.levels(t)
             # A constant alpha (variance exploding) has no graph: its slope is zero.

@@ -1,0 +1,85 @@
+"""DEIS: exponential integrators in the predicted noise (Zhang and Chen 2023, "Fast sampling ... with exponential integrator")."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from safelight.denoise import Denoise, Estimate
+from safelight.process import Level, Process
+from safelight.sample.base import Draws, Sampler, State
+from safelight.sample.edm import euler
+from safelight.sample.multistep import exponential, mixed, polynomial, recall, remember
+from safelight.spec import SpecError
+
+# Gauss and Legendre's rule of so many points integrates a schedule over one step to rounding.
+_POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(32)
+
+
+class DEIS(Sampler, kind="deis"):
+    """z' = z + sum_j w_j eps_j, w_j = integral of l_j ds, in z = x/alpha: eps is a polynomial in log s or in t (eq. 14; tAB-DEIS).
+
+    k: how many estimates a step looks back on, and its order. base: what the polynomial is in: `log-s` (what peers call logrho) or
+    `t`, the process's own time. A step from alpha = 0 is Euler's; in the last, to sigma = 0, where log s has no end, the polynomial is
+    in s.
+    """
+
+    k: int = Field(3, ge=1, le=6)
+    base: Literal["log-s", "t"] = "log-s"
+
+    @property
+    def order(self) -> int:
+        return self.k
+
+    def step(
+        self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
+    ) -> tuple[Tensor, State, Estimate]:
+        estimate = denoise(x, now)
+        alpha, sigma, s = now.floats
+        alpha_to, _, s_to = to.floats
+        if not alpha:
+            return euler(x, estimate.x0, now, to), {}, estimate
+        slopes, ratios = recall(state, self.k - 1)
+        times = [float(state[f"t{i}"]) for i in range(1, len(ratios) + 1)]
+        slopes.insert(0, estimate.x0.mul(-alpha / sigma).add_(x, alpha=1 / sigma))
+        ratios.insert(0, s)
+        times.insert(0, float(now.t))
+        if self.base == "t":
+            if now.process is None:
+                raise SpecError(
+                    "sampler 'deis' with base 't' needs levels that know their process: make them with process.at(t)"
+                )
+            weights = _over_time(now.process, tuple(times), float(to.t))
+        elif s_to:
+            ends = [math.log(r / s) for r in ratios]
+            weights = tuple(s_to * w for w in exponential(tuple(ends), math.log(s_to / s), 1.0))
+        else:
+            weights = polynomial(tuple(ratios), s, 0.0)
+        out = mixed(x, alpha_to / alpha, slopes, [alpha_to * w for w in weights])
+        kept = self.k - 1
+        held = remember(slopes[:kept], ratios[:kept]) | {f"t{i}": t for i, t in enumerate(times[:kept], 1)}
+        return out, held, estimate
+
+
+@lru_cache(4096)
+def _over_time(process: Process, times: tuple[float, ...], end: float) -> tuple[float, ...]:
+    """integral of l_j(t) ds(t) from times[0] to `end` = [l_j s] - integral of l_j' s dt, which asks for no slope of s."""
+    start = times[0]
+    middle, half = (start + end) / 2, (end - start) / 2
+    t = middle + half * _POINTS
+    s = process.at(torch.from_numpy(np.concatenate([t, [start, end]]))).ratio.numpy()
+    weights = []
+    for j in range(len(times)):
+        basis = np.poly1d([1.0])
+        for i, other in enumerate(times):
+            if i != j:
+                basis = basis * np.poly1d([1.0, start - other]) / (times[j] - other)
+        ends = basis(end - start) * s[-1] - basis(0.0) * s[-2]
+        weights.append(float(ends - half * (_WEIGHTS * basis.deriv()(t - start) * s[:-2]).sum()))
+    return tuple(weights)

@@ -1,0 +1,86 @@
+"""PNDM: pseudo numerical methods, classical weights with DDIM's step in place of Euler's (Liu et al. 2022, "PNDM")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from safelight.denoise import Denoise, Estimate
+from safelight.process import Level
+from safelight.sample.base import Draws, Sampler, State
+from safelight.sample.edm import euler
+from safelight.sample.multistep import mixed, recall, remember
+from safelight.spec import SpecError
+
+# A Runge-Kutta step that takes s down by more than this is Euler's.
+_FAR = 1e3
+# Adams and Bashforth's weights for even steps, of 1 to 4 slopes.
+_EVEN = ((1.0,), (1.5, -0.5), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+
+
+class PNDM(Sampler, kind="pndm"):
+    """x' = DDIM's step with e = (55 e_0 - 59 e_1 + 37 e_2 - 9 e_3)/24 (F-PNDM, eq. 12-13), of order 2 for all its four slopes.
+
+    runge_kutta: take the first three steps by the pseudo Runge-Kutta method, four calls each (S-PNDM's algorithm 2); else by fewer
+    slopes, one call each, which is known as PLMS. A step from alpha = 0 is Euler's, and the last, to sigma = 0, does not look there.
+    """
+
+    runge_kutta: bool = True
+
+    @property
+    def order(self) -> int:
+        return 2
+
+    def step(
+        self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
+    ) -> tuple[Tensor, State, Estimate]:
+        estimate = denoise(x, now)
+        if not now.floats[0]:
+            return euler(x, estimate.x0, now, to), {}, estimate
+        first = _noise(x, estimate.x0, now)
+        slopes, places = recall(state, 3)
+        slopes.insert(0, first)
+        places.insert(0, float(now.t))
+        if not self.runge_kutta or len(slopes) == 4 or not to.floats[1]:
+            weights = _EVEN[len(slopes) - 1]
+            turn = _turned(first, slopes[1:], weights[1:])
+        elif (
+            now.floats[2] > _FAR * to.floats[2]
+        ):  # the method looks at both ends at once, and would lose all digits between them
+            turn = None
+        else:
+            if now.process is None:
+                raise SpecError("sampler 'pndm' needs levels that know their process: make them with process.at(t)")
+            middle = now.process.at((float(now.t) + float(to.t)) / 2)
+            second = self._seen(denoise, x, estimate.x0, None, now, middle)
+            third = self._seen(denoise, x, estimate.x0, second.sub(first), now, middle)
+            fourth = self._seen(denoise, x, estimate.x0, third.sub(first), now, to)
+            turn = _turned(first, [second, third, fourth], (1 / 3, 1 / 3, 1 / 6))
+        return _ddim(x, estimate.x0, turn, now, to), remember(slopes[:3], places[:3]), estimate
+
+    def _seen(self, denoise: Denoise, x: Tensor, x0: Tensor, turn: Tensor | None, now: Level, to: Level) -> Tensor:
+        """eps as it is seen at the end of a step."""
+        there = _ddim(x, x0, turn, now, to)
+        return _noise(there, denoise(there, to).x0, to)
+
+
+def _noise(x: Tensor, x0: Tensor, level: Level) -> Tensor:
+    """eps = (x - alpha x0) / sigma."""
+    alpha, sigma, _ = level.floats
+    return x0.mul(-alpha / sigma).add_(x, alpha=1 / sigma)
+
+
+def _turned(first: Tensor, others: Sequence[Tensor], weights: Sequence[float]) -> Tensor | None:
+    """How far sum_j w_j e_j stands from e_0, the weights adding up to 1; None where there are no others."""
+    return mixed(first, -sum(weights), others, weights) if others else None
+
+
+def _ddim(x: Tensor, x0: Tensor, turn: Tensor | None, now: Level, to: Level) -> Tensor:
+    """x' = alpha' (x - sigma e)/alpha + sigma' e with e = eps + turn, by the x0 that was seen with eps, which loses no digits."""
+    out = euler(x, x0, now, to)
+    if turn is None:
+        return out
+    alpha, sigma, _ = now.floats
+    alpha_to, sigma_to, _ = to.floats
+    return out.add_(turn, alpha=sigma_to - alpha_to * sigma / alpha)
