@@ -96,7 +96,8 @@ export function screen({ query }) {
   const models = useStore((s) => s.models)?.models ?? [], busy = useRef(false);
   const legs = loop ? ends.length : ends.length - 1;
   const { task, frames } = useMemo(() => path(ends, parts, loop, at), [ends, parts, loop, at]);
-  const body = { model: model || "default", request: { ...base, prompt: [""], seed: ends[0].seed ?? 0 }, every: EVERY, segments: [{ task, frames }] };
+  // One at a time: so a frame is the same to the last bit in whichever run of the film, and on the command line.
+  const body = { model: model || "default", request: { ...base, prompt: [""], seed: ends[0].seed ?? 0, micro_batch: 1 }, every: EVERY, segments: [{ task, frames }] };
   const told = JSON.stringify(body);
 
   useEffect(() => { url({ ends: JSON.stringify(ends), parts: JSON.stringify(parts), loop: loop ? "1" : "", at: at ? JSON.stringify(at) : "", model, like, group, run: "" }); }, [ends, parts, loop, at, model, like, group]);
@@ -207,6 +208,9 @@ export function line(task, frames, { model, request }) {
   return [...pictures.map((seal) => `${curl("GET", `/v1/pictures/${seal}.png`)} -o ${file(seal)}`), `safelight generate '' ${command("--set", `task=${whole}`, "--count", frames, "--seed", seed, ...pictures.flatMap((seal) => ["--input", file(seal)]), ...tail)}`].join(" && \\\n");
 }
 
+/** Steps of one frame: a run that makes several, one at a time, counts the steps of all. */
+const long = (run) => (run?.levels?.length > 1 ? run.levels.length - 1 : run?.request?.steps ?? run?.steps ?? 1);
+
 /** Finished runs to drag into the lane, or to add with a click. */
 function Shelf({ onAdd }) {
   const [list, setList] = useState(null), [q, setQ] = useState("");
@@ -262,7 +266,7 @@ function Film({ group, onSpread }) {
     setSaving(false);
     if (data) download(new Blob([data], { type: { webm: "video/webm", mp4: "video/mp4", apng: "image/apng" }[format] ?? `image/${format}` }), `morph.${format}`);
   };
-  const most = cuts ? Math.max(...cuts) : 1, meanCut = cuts ? cuts.reduce((a, b) => a + b, 0) / cuts.length : 1, steps = Math.max(1, shown?.run.steps ?? 1), now = Math.round(step * (steps - 1));
+  const most = cuts ? Math.max(...cuts) : 1, meanCut = cuts ? cuts.reduce((a, b) => a + b, 0) / cuts.length : 1, steps = Math.max(1, long(shown?.run)), now = Math.round(step * (steps - 1));
   if (!n) return html`<section class="film"><h2>Film</h2><p class="dim" aria-busy="true">Reading the frames of this film.</p></section>`;
   return html`<section class="film"><h2>Film</h2>
     ${grid ? html`<${Grid} all=${all} onPick=${(i, k) => { setGrid(false); setPlaying(false); setAt(i); setStep(k); }} />` : html`<div class="shown">${shown && !isActive(shown.run) && !isRecorded(shown.run) ? html`<${Shot} run=${shown.run} i=${shown.picture} />` : shown ? html`<${Frame} run=${shown.run} picture=${shown.picture} lens="x0" step=${now} alt=${`Frame ${near + 1}`}/>` : html`<p class="dim">The first frame is on its way.</p>`}</div>
@@ -291,7 +295,7 @@ function nearest(i, n, fits) {
 function Grid({ all, onPick }) {
   const even = (n, most) => [...new Set(Array.from({ length: Math.min(most, n) }, (_, i) => Math.round(i * (n - 1) / Math.max(1, Math.min(most, n) - 1))))];
   const picked = even(all.length, 9).map((i) => ({ i, f: all[i] })).filter((c) => c.f?.run?.steps_done);
-  const steps = Math.max(1, ...picked.map((c) => c.f.run.steps)), rows = even(steps, 8), last = (f, k) => Math.min(k, f.run.steps - 1);
+  const steps = Math.max(1, ...picked.map((c) => long(c.f.run))), rows = even(steps, 8), last = (f, k) => Math.min(k, long(f.run) - 1);
   const [parts, setParts] = useState([]);
   const over = picked.every((c) => c.f.run.state === "done" && c.f.run.recorded !== false);
   useEffect(() => {
