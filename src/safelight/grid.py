@@ -128,11 +128,8 @@ class LogSNR(_Ratios, kind="logsnr"):
         return (bottom + (top - bottom) * _fractions(n, 0.0)).exp()
 
 
-class Exponential(_Ratios, kind="exponential"):
+class Exponential(LogSNR, kind="exponential"):
     """s_i = s_max (s_min/s_max)^(i/(n-1)), the name k-diffusion and diffusers give to what is even in log-SNR: `logsnr`."""
-
-    def ratios(self, low: float, high: float, n: int) -> Tensor:
-        return high * (low / high) ** (1 - _fractions(n, 0.0))
 
 
 class Lu(_Ratios, kind="lu"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -79,8 +80,10 @@ def serving(folder: Path, tokens: Tokens | None = None, **settings: Any) -> Iter
     finally:
         running.client.close()
         server.should_exit = True
-        thread.join(30)
-        assert not thread.is_alive()
+        thread.join(120)  # a disk that is busy with what other tests wrote may take its time
+        if thread.is_alive():
+            faulthandler.dump_traceback(all_threads=True)
+        assert not thread.is_alive(), "the server did not stop: where its threads were is in what it printed"
 
 
 def events(

@@ -211,7 +211,7 @@ def test_errors_have_their_shape(
 
 
 def test_a_client_that_leaves_stops_its_run(live: Running) -> None:
-    body = {"prompt": "bag", "model": "tiny", "steps": 900, "stream": True, "partial_images": 3}
+    body = {"prompt": "bag", "model": "tiny", "steps": 900, "n": 10, "stream": True, "partial_images": 3}
     with live.client.stream("POST", "/v1/images/generations", json=body) as answer:
         next(answer.iter_lines())
     newest = live.client.get("/v1/runs?limit=1").json()["runs"][0]

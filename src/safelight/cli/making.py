@@ -197,7 +197,7 @@ def make(
     from safelight.generate import Finished, Prepared, Started, Stepped, generate
 
     assets = assets or Assets(device=model.device)
-    out = Where(args, verb, len(request.pictures))
+    out = Where(args, verb, request.total)
     prompts = request.pictures
     files = [out.picture(request.index + k, prompt) for k, prompt in enumerate(prompts)]
     out.spare([*files, *([out.folder / "pictures.png"] if len(files) > 1 else []), *beside], sources)
@@ -448,7 +448,7 @@ class bar:
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self.parts = -(-len(request.pictures) // (request.micro_batch or len(request.pictures)))
+        self.parts = -(-request.total // (request.micro_batch or request.total))
         self.total = self.parts * request.steps
         self.task = self.progress.add_task("denoising", total=self.total)
         self.before: Any = None

@@ -169,11 +169,12 @@ def waited(jobs: Jobs, run: Run) -> Run:
     """A run once it is over; made by a worker of our own where the folder has none."""
     import contextlib
 
+    from safelight.serve.runs import OVER
     from safelight.serve.worker import Supervisor
 
     with contextlib.ExitStack() as stack:
         ours = False
-        while (run := jobs.runs.get(run.id)).state not in ("done", "failed", "stopped"):
+        while (run := jobs.runs.get(run.id)).state not in OVER:
             if not ours and not jobs.workers():  # none from the beginning, or its server has ended since
                 stack.enter_context(Supervisor(jobs.folder))
                 ours = True

@@ -51,6 +51,13 @@ class Level(_Level):
         alpha, sigma = float(self.alpha), float(self.sigma)
         return alpha, sigma, sigma / alpha if alpha > 0 else math.inf
 
+    @property
+    def known(self) -> Process:
+        """The process. Raises SpecError for a level that knows none."""
+        if self.process is None:
+            raise SpecError("this solver asks for the levels' process, and they know no process: make them with process.at(t)")
+        return self.process
+
     def like(self, x: Tensor) -> Level:
         """This level ready to multiply x (B, C, *space): on its device, in its dtype but at least float32.
 
@@ -72,9 +79,6 @@ class Level(_Level):
 
         Raises SpecError when the level knows no process (build levels with `process.at`).
         """
-        if self.process is None:
-            raise SpecError(
-                "a level between two others was asked for, but the levels know no process: make them with process.at(t)"
-            )
+        process = self.known
         logsnr = -2 * math.log(ratio) if ratio > 0 else math.inf
-        return self.process.at(self.process.time(torch.tensor(logsnr, dtype=torch.float64)))
+        return process.at(process.time(torch.tensor(logsnr, dtype=torch.float64)))

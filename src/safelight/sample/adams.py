@@ -51,20 +51,33 @@ def _frame(form: Form, level: Level) -> _Frame:
 
 
 class _Adams(Sampler):
-    def _go(
-        self, form: Form, k: int, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State
+    """The k-step method in the coordinates of a kind."""
+
+    k: int = Field(3, ge=1, le=8)
+
+    @property
+    def order(self) -> int:
+        return self.k
+
+    @property
+    def coordinates(self) -> Form:
+        """What it integrates in."""
+        raise NotImplementedError(type(self).__name__)
+
+    def step(
+        self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
     ) -> tuple[Tensor, State, Estimate]:
         estimate = denoise(x, now)
-        here = _frame(form, now)
+        here = _frame(self.coordinates, now)
         if math.isinf(here.clock):  # from alpha = 0 there is no s to integrate over
             return euler(x, estimate.x0, now, to), {}, estimate
-        there = _frame(form, to)
-        slopes, clocks = recall(state, k - 1)
+        there, most = _frame(self.coordinates, to), self.k - 1
+        slopes, clocks = recall(state, most)
         slopes.insert(0, estimate.x0.mul(here.of_x0).add_(x, alpha=here.of_x))
         clocks.insert(0, here.clock)
         weights = polynomial(tuple(clocks), here.clock, there.clock)
         out = mixed(x, there.scale / here.scale, slopes, [there.scale * w for w in weights])
-        return out, remember(slopes[: k - 1], clocks[: k - 1]), estimate
+        return out, remember(slopes[:most], clocks[:most]), estimate
 
 
 class AB(_Adams, kind="ab"):
@@ -74,16 +87,10 @@ class AB(_Adams, kind="ab"):
     """
 
     form: Literal["velocity", "rotation"] = "velocity"
-    k: int = Field(3, ge=1, le=8)
 
     @property
-    def order(self) -> int:
-        return self.k
-
-    def step(
-        self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
-    ) -> tuple[Tensor, State, Estimate]:
-        return self._go(self.form, self.k, denoise, x, now, to, state)
+    def coordinates(self) -> Form:
+        return self.form
 
 
 class LMS(_Adams, kind="lms"):
@@ -95,13 +102,8 @@ class LMS(_Adams, kind="lms"):
     k: int = Field(4, ge=1, le=8)
 
     @property
-    def order(self) -> int:
-        return self.k
-
-    def step(
-        self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
-    ) -> tuple[Tensor, State, Estimate]:
-        return self._go("noise", self.k, denoise, x, now, to, state)
+    def coordinates(self) -> Form:
+        return "noise"
 
 
 class ABM(Sampler, kind="abm"):

@@ -41,7 +41,8 @@ def brownian(draws: Draws, now: Level, to: Level, like: Tensor, eta: float) -> T
 def _at(draws: Draws, place: float, like: Tensor, eta: float) -> Tensor:
     """U at lambda = place."""
     place = max(-_END, min(_END, place))
-    left, right, a, b = -_END, _END, _known(draws, ("a",), like, None, 0.0, 0.0, eta), None
+    left, right = -_END, _END
+    a = _known(draws, ("a",), like, None, 0.0, 0.0, eta)
     b = _known(draws, ("b",), like, (a, None), 2 * _END, 0.0, eta)
     index = 0
     for depth in range(_DEPTH):

@@ -15,8 +15,7 @@ from safelight.denoise import Denoise, Estimate
 from safelight.process import Level, Process
 from safelight.sample.base import Draws, Sampler, State
 from safelight.sample.edm import euler
-from safelight.sample.multistep import exponential, mixed, polynomial, recall, remember
-from safelight.spec import SpecError
+from safelight.sample.multistep import exponential, mixed, polynomial, predicted_noise, recall, remember
 
 # Gauss and Legendre's rule of so many points integrates a schedule over one step to rounding.
 _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(32)
@@ -41,21 +40,17 @@ class DEIS(Sampler, kind="deis"):
         self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
     ) -> tuple[Tensor, State, Estimate]:
         estimate = denoise(x, now)
-        alpha, sigma, s = now.floats
+        alpha, _, s = now.floats
         alpha_to, _, s_to = to.floats
         if not alpha:
             return euler(x, estimate.x0, now, to), {}, estimate
         slopes, ratios = recall(state, self.k - 1)
         times = [float(state[f"t{i}"]) for i in range(1, len(ratios) + 1)]
-        slopes.insert(0, estimate.x0.mul(-alpha / sigma).add_(x, alpha=1 / sigma))
+        slopes.insert(0, predicted_noise(x, estimate.x0, now))
         ratios.insert(0, s)
         times.insert(0, float(now.t))
         if self.base == "t":
-            if now.process is None:
-                raise SpecError(
-                    "sampler 'deis' with base 't' needs levels that know their process: make them with process.at(t)"
-                )
-            weights = _over_time(now.process, tuple(times), float(to.t))
+            weights = _over_time(now.known, tuple(times), float(to.t))
         elif s_to:
             ends = [math.log(r / s) for r in ratios]
             weights = tuple(s_to * w for w in exponential(tuple(ends), math.log(s_to / s), 1.0))

@@ -30,6 +30,16 @@ def _lean(now: Level, to: Level, state: State) -> float:
     return 0.0 if math.isinf(span) else (lam(to) - here) / (2 * span)
 
 
+def _leant(x: Tensor, keep: float, push: float, estimate: Estimate, now: Level, to: Level, state: State) -> Tensor:
+    """keep x + push ((1 + k) x0 - k x0_before)."""
+    lean = _lean(now, to, state)
+    if not lean:
+        return mixed(x, keep, [estimate.x0], [push])
+    before = state["x0"]
+    assert isinstance(before, Tensor)
+    return mixed(x, keep, [estimate.x0, before], [push * (1 + lean), -push * lean])
+
+
 class DPM2M(Sampler, kind="dpm++2m"):
     """x' = (sigma'/sigma) x - alpha' (e^-h - 1) D,  D = (1 + k) x0 - k x0_before,  k = h/(2 h_before)  (algorithm 2; order 2)."""
 
@@ -45,13 +55,7 @@ class DPM2M(Sampler, kind="dpm++2m"):
         alpha_to, sigma_to, _ = to.floats
         keep = sigma_to / sigma
         push = alpha_to - alpha * keep  # -alpha' (e^-h - 1), finite at alpha = 0
-        lean = _lean(now, to, state)
-        out = x.mul(keep).add_(estimate.x0, alpha=push * (1 + lean))
-        if lean:
-            before = state["x0"]
-            assert isinstance(before, Tensor)
-            out.add_(before, alpha=-push * lean)
-        return out, {"x0": estimate.x0, "lambda": lam(now)}, estimate
+        return _leant(x, keep, push, estimate, now, to, state), {"x0": estimate.x0, "lambda": lam(now)}, estimate
 
 
 class DPM2MSDE(Sampler, kind="dpm++2m-sde"):
@@ -77,13 +81,7 @@ class DPM2MSDE(Sampler, kind="dpm++2m-sde"):
         alpha_to, sigma_to, _ = to.floats
         r = shrink(now, to)
         damp = r**self.eta
-        push = alpha_to * (1 - r * damp)
-        lean = _lean(now, to, state)
-        out = x.mul(sigma_to / sigma * damp).add_(estimate.x0, alpha=push * (1 + lean))
-        if lean:
-            before = state["x0"]
-            assert isinstance(before, Tensor)
-            out.add_(before, alpha=-push * lean)
+        out = _leant(x, sigma_to / sigma * damp, alpha_to * (1 - r * damp), estimate, now, to, state)
         std = sigma_to * math.sqrt(1 - damp * damp)
         if std:
             out.add_(_drawn(self, noise, now, to, x, self.eta, self.brownian), alpha=std)

@@ -90,6 +90,12 @@ def lam(level: Level) -> float:
     return math.inf if s == 0 else -math.log(s)
 
 
+def predicted_noise(x: Tensor, x0: Tensor, level: Level) -> Tensor:
+    """eps = (x - alpha x0) / sigma."""
+    alpha, sigma, _ = level.floats
+    return x0.mul(-alpha / sigma).add_(x, alpha=1 / sigma)
+
+
 def recall(state: State, most: int) -> tuple[list[Tensor], list[float]]:
     """Up to `most` past slopes and their places, the newest first."""
     slopes: list[Tensor] = []

@@ -82,9 +82,7 @@ def flow(denoise: Denoise, x: Tensor, now: Level, to: Level, *, rtol: float = 1e
     tolerance and not to the last bit: that is why this is no sampler.
     Raises SpecError for levels without a process, and where the tolerance cannot be held.
     """
-    if now.process is None:
-        raise SpecError("the ODE needs levels that know their process: make them with process.at(t)")
-    end = to if to.floats[1] else now.moved(now.process.ends[0])
+    end = to if to.floats[1] else now.moved(now.known.ends[0])
     if to.floats[1] or end.floats[2] < now.floats[2] * (1 - _SAME):
         places = [level.floats[1] / (level.floats[0] + level.floats[1]) for level in (now, end)]
 

@@ -10,10 +10,9 @@ from safelight.denoise import Denoise, Estimate
 from safelight.process import Level
 from safelight.sample.base import Draws, Sampler, State
 from safelight.sample.edm import euler
-from safelight.sample.multistep import mixed, recall, remember
-from safelight.spec import SpecError
+from safelight.sample.multistep import mixed, predicted_noise, recall, remember
 
-# A Runge-Kutta step that takes s down by more than this is Euler's.
+# A step that takes s down by more than this is Euler's: Runge and Kutta's looks at both ends at once, and would lose all digits.
 _FAR = 1e3
 # Adams and Bashforth's weights for even steps, of 1 to 4 slopes.
 _EVEN = ((1.0,), (1.5, -0.5), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
@@ -38,37 +37,28 @@ class PNDM(Sampler, kind="pndm"):
         estimate = denoise(x, now)
         if not now.floats[0]:
             return euler(x, estimate.x0, now, to), {}, estimate
-        first = _noise(x, estimate.x0, now)
+        first = predicted_noise(x, estimate.x0, now)
         slopes, places = recall(state, 3)
         slopes.insert(0, first)
         places.insert(0, float(now.t))
         if not self.runge_kutta or len(slopes) == 4 or not to.floats[1]:
             weights = _EVEN[len(slopes) - 1]
             turn = _turned(first, slopes[1:], weights[1:])
-        elif (
-            now.floats[2] > _FAR * to.floats[2]
-        ):  # the method looks at both ends at once, and would lose all digits between them
+        elif now.floats[2] > _FAR * to.floats[2]:
             turn = None
         else:
-            if now.process is None:
-                raise SpecError("sampler 'pndm' needs levels that know their process: make them with process.at(t)")
-            middle = now.process.at((float(now.t) + float(to.t)) / 2)
-            second = self._seen(denoise, x, estimate.x0, None, now, middle)
-            third = self._seen(denoise, x, estimate.x0, second.sub(first), now, middle)
-            fourth = self._seen(denoise, x, estimate.x0, third.sub(first), now, to)
+            middle = now.known.at((float(now.t) + float(to.t)) / 2)
+            second = _seen(denoise, x, estimate.x0, None, now, middle)
+            third = _seen(denoise, x, estimate.x0, second.sub(first), now, middle)
+            fourth = _seen(denoise, x, estimate.x0, third.sub(first), now, to)
             turn = _turned(first, [second, third, fourth], (1 / 3, 1 / 3, 1 / 6))
         return _ddim(x, estimate.x0, turn, now, to), remember(slopes[:3], places[:3]), estimate
 
-    def _seen(self, denoise: Denoise, x: Tensor, x0: Tensor, turn: Tensor | None, now: Level, to: Level) -> Tensor:
-        """eps as it is seen at the end of a step."""
-        there = _ddim(x, x0, turn, now, to)
-        return _noise(there, denoise(there, to).x0, to)
 
-
-def _noise(x: Tensor, x0: Tensor, level: Level) -> Tensor:
-    """eps = (x - alpha x0) / sigma."""
-    alpha, sigma, _ = level.floats
-    return x0.mul(-alpha / sigma).add_(x, alpha=1 / sigma)
+def _seen(denoise: Denoise, x: Tensor, x0: Tensor, turn: Tensor | None, now: Level, to: Level) -> Tensor:
+    """eps as it is seen at the end of a step."""
+    there = _ddim(x, x0, turn, now, to)
+    return predicted_noise(there, denoise(there, to).x0, to)
 
 
 def _turned(first: Tensor, others: Sequence[Tensor], weights: Sequence[float]) -> Tensor | None:

@@ -19,7 +19,6 @@ from safelight.denoise import Denoise, Estimate
 from safelight.process import Level, Process
 from safelight.sample.base import Draws, Sampler, State
 from safelight.sample.multistep import mixed
-from safelight.spec import SpecError
 
 
 @lru_cache(16_384)
@@ -40,10 +39,8 @@ class _SDE(Sampler):
 
     def _drift(self, level: Level) -> tuple[float, float, float]:
         """(of x, of x0, g^2): the drift is of_x x + of_x0 x0."""
-        if level.process is None:
-            raise SpecError(f"sampler '{self.kind}' needs levels that know their process: make them with process.at(t)")
         alpha, sigma, _ = level.floats
-        f, g2 = _rates(level.process, float(level.t))
+        f, g2 = _rates(level.known, float(level.t))
         pull = (1 + self.eta) / 2 * g2 / sigma**2
         return f + pull, -pull * alpha, g2
 

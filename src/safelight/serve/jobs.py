@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 from safelight.model import ModelSpec, peek
 from safelight.serve.folder import Conflict, Folder, Missing
-from safelight.serve.runs import FROM, SILENT, Ask, Record, Run, Runs, digits_of, traced
+from safelight.serve.runs import FROM, OVER, SILENT, Ask, Record, Run, Runs, digits_of, traced
 from safelight.spec import Spec, SpecError, describe, parse
 from safelight.task import Request, Resolved, Task
 from safelight.trace import Trace
@@ -98,7 +98,7 @@ class Jobs:
 
     def _queued(self, ask: Ask, spec: ModelSpec, digits: str, **values: Any) -> Run:
         request, defaults = ask.request, spec.defaults
-        count = len(request.prompt) * request.count
+        count = request.total
         size = request.micro_batch or count
         sampler = request.sampler or request.task.sampler(defaults.sampler)
         key, pixels = pace(digits, request.size or spec.size, min(size, count), sampler, request.mix or defaults.mix)
@@ -152,7 +152,7 @@ class Jobs:
         assert isinstance(request, Request)
         if other := next((n for n in _RECORDED if getattr(request, n) != getattr(trace.request, n)), None):
             raise SpecError(f"{other}: a fork goes on with the recorded one; ask for a new run to change it")
-        held, numbers = trace.request.index, len(request.prompt) * request.count
+        held, numbers = trace.request.index, request.total
         if not held <= request.index <= request.index + numbers <= held + rows:
             there, wanted = f"{held}..{held + rows - 1}", f"{request.index}..{request.index + numbers - 1}"
             raise SpecError(f"run {id} holds pictures {there} at step {step}, not {wanted}: set index and count")
@@ -380,7 +380,7 @@ class Jobs:
     def began(self, id: str, worker: str, request: Resolved, levels: Sequence[tuple[float, float, float]], steps: int) -> bool:
         """Note what a run turned out to be: its request resolved, its levels, and the steps of all its parts."""
         digits = self.runs.row(id, deleted=True)["fingerprint"]
-        size = min(request.micro_batch or len(request.pictures), len(request.pictures))
+        size = min(request.micro_batch or request.total, request.total)
         key, pixels = pace(digits, request.size, size, request.sampler, request.mix)
         return self._mine(
             id,
@@ -409,7 +409,7 @@ class Jobs:
     ) -> bool:
         """A worker leaves a run in a state: done, failed, as it was asked to, or for another worker. False when it was not its own."""
         with self.folder.writing(durable=True) as db:
-            finished = time.time() if state in ("done", "failed", "stopped") else None
+            finished = time.time() if state in OVER else None
             size = self.folder.size("runs", id)
             done = db.execute(
                 "UPDATE runs SET state = ?, error = ?, finished = ?, bytes = ?, worker = NULL, lease = NULL, asked = ''"

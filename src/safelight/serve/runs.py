@@ -37,9 +37,10 @@ _CALLED: dict[str, Kind] = {"text": "generate", "vary": "vary", "mix": "mix", "i
 UNDO = 10.0
 # A worker that was not seen for so long is none, in seconds.
 SILENT = 15.0
-_OVER = ("done", "stopped", "failed")
+# The states of a run that is over.
+OVER = ("done", "stopped", "failed")
 # So long a text of another tool in a picture is read.
-_PARAMETERS = 100_000
+LONGEST_PARAMETERS = 100_000
 
 
 class Picture(Spec):
@@ -496,7 +497,7 @@ class Runs:
         """Make room as a policy says; returns the bytes that were freed."""
         rows = self.folder.db.execute(
             "SELECT id, star, coalesce(finished, created) AS age FROM runs"
-            f" WHERE deleted IS NULL AND state IN {_OVER} ORDER BY age DESC"
+            f" WHERE deleted IS NULL AND state IN {OVER} ORDER BY age DESC"
         ).fetchall()
         edge = -math.inf if policy.days is None else time.time() - policy.days * 86400
         kept, freed = 0, 0
@@ -669,8 +670,8 @@ def _foreign(text: str) -> tuple[dict[str, Any], str]:
     """(request, model): what a `parameters` text says that is true of any model; the rest is read when a model is at hand."""
     from safelight.interop import infotext
 
-    if len(text) > _PARAMETERS:
-        raise SpecError(f"its parameters are {len(text):,} characters, {_PARAMETERS:,} are read")
+    if len(text) > LONGEST_PARAMETERS:
+        raise SpecError(f"its parameters are {len(text):,} characters, {LONGEST_PARAMETERS:,} are read")
     info = infotext.parse(text)
     request: dict[str, Any] = {"prompt": [info.prompt], "negative": info.negative}
     for name, field in (("Steps", "steps"), ("Seed", "seed")):
@@ -681,6 +682,8 @@ def _foreign(text: str) -> tuple[dict[str, Any], str]:
 
 __all__ = [
     "FROM",
+    "LONGEST_PARAMETERS",
+    "OVER",
     "UNDO",
     "Ask",
     "Conflict",

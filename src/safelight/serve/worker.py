@@ -488,10 +488,10 @@ class Making:
         point = tape.take_up(self.begin)
         if fork is not None and point is None:
             first = asked.index - fork.request.index
-            tape.begin(fork, self.begin, slice(first, first + len(asked.pictures)))
+            tape.begin(fork, self.begin, slice(first, first + asked.total))
             self.jobs.runs.note(run.id, f"goes on with run {run.parent} from step {self.begin}")
         source = fork if fork is None or not run.noise else Turned(fork, asked, run.noise)
-        total = len(asked.pictures)
+        total = asked.total
         parts = -(-total // (asked.micro_batch or total))
         if point is not None:
             self.jobs.runs.note(run.id, f"goes on from what was recorded: {_where(point, parts)}")
@@ -576,7 +576,7 @@ class Making:
             done = event.part * each + sum(self.lengths[: event.stage]) + step.i + 1
             left, seen = max(event.parts * each - done, 0), None
             if self.desk.frames:
-                rows, size = range(min(len(step.x), _FRAMES)), asked.micro_batch or len(asked.pictures)
+                rows, size = range(min(len(step.x), _FRAMES)), asked.micro_batch or asked.total
                 data["pictures"] = [event.part * size + k for k in rows]
                 seen = Seen.of(step, len(rows))
             self.untold.append(_Untold(done, left, data, seen))

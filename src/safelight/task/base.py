@@ -219,6 +219,11 @@ class Request(Spec, family="request", kind="request"):
         """The prompt of every picture of the run, in order."""
         return [prompt for prompt in self.prompt for _ in range(self.count)]
 
+    @property
+    def total(self) -> int:
+        """How many pictures the run has; told without a list of them, which may be too long to be made."""
+        return len(self.prompt) * self.count
+
     def resolve(self, model: Model, assets: Assets | None = None) -> Resolved:
         """The request with every None replaced by the model's default, or by what its task knows."""
         defaults = model.spec.defaults

@@ -29,8 +29,8 @@ from safelight.serve.api.base import Conflict, Here, Server, TooLarge
 from safelight.serve.api.models import known
 from safelight.serve.api.openai import guided
 from safelight.serve.api.runs import picture_bytes
-from safelight.serve.api.studio import LONGEST_PARAMETERS, Lying, kept, kept_mask
-from safelight.serve.runs import Ask, Run, digits_of
+from safelight.serve.api.studio import Lying, kept, kept_mask
+from safelight.serve.runs import LONGEST_PARAMETERS, Ask, Run, digits_of
 from safelight.spec import SpecError, parse
 from safelight.task import Request
 

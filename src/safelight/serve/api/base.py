@@ -26,7 +26,7 @@ from safelight.model import Model, ModelSpec, peek
 from safelight.serve.events import Events
 from safelight.serve.folder import Conflict, Folder, Missing
 from safelight.serve.jobs import Jobs
-from safelight.serve.runs import Ask, Run
+from safelight.serve.runs import OVER, Ask, Run
 from safelight.serve.safety import check_words
 from safelight.serve.settings import Limits, Public, Settings, Tokens, read_public, write_public
 from safelight.serve.worker import Models, Shelf, Supervisor
@@ -45,7 +45,6 @@ V = TypeVar("V")
 GLANCE, PING = 0.03, 15.0
 # Bytes of models that are kept at hand for what is answered without a worker, and so many pictures' decoded recordings.
 _BUDGET, _RECORDINGS = 2 << 30, 4
-_OVER = ("done", "stopped", "failed")
 # Fields of a request that name further models, and those that cost time by their number.
 _PEERS = ("weak", "classifier", "joint")
 _COUNTS = ("steps", "times", "refine", "frames")
@@ -278,7 +277,7 @@ class Server:
         """Raise SpecError where a request is larger than the limits, names a file, or says what the policy refuses."""
         limits, spec, told = self.limits, self.spec(model), describe(request)
         self.check_values(told)
-        count, steps = len(request.prompt) * request.count, request.steps or spec.defaults.steps
+        count, steps = request.total, request.steps or spec.defaults.steps
         if count > limits.count:
             raise SpecError(f"count: {count:,} pictures, {limits.count:,} may be one run")
         if steps > limits.steps:
@@ -353,7 +352,7 @@ class Server:
         """A run once it is over. call: whose client may leave; then the run is cancelled, as nobody would see it."""
         while True:
             run = await anyio.to_thread.run_sync(self.runs.get, id)
-            if run.state in _OVER or self.ticker.stopping:
+            if run.state in OVER or self.ticker.stopping:
                 return run
             if call is not None and await call.is_disconnected():
                 await anyio.to_thread.run_sync(self.jobs.cancel, id)

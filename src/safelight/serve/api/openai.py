@@ -32,7 +32,7 @@ from safelight.serve.api.events import HEADERS
 from safelight.serve.api.models import known
 from safelight.serve.api.runs import picture_bytes
 from safelight.serve.api.studio import kept, kept_mask
-from safelight.serve.runs import Ask, Run
+from safelight.serve.runs import OVER, Ask, Run
 from safelight.spec import SpecError, describe, parse
 from safelight.task import Request
 
@@ -290,7 +290,7 @@ async def _stream(
                         data, size = await anyio.to_thread.run_sync(_packed, step["frames"]["x0"][0], output)
                         yield told("partial_image", data, partial_image_index=sent)
                         sent += 1
-                elif one.kind in ("run", "gone") and (one.kind == "gone" or step["state"] in ("done", "stopped", "failed")):
+                elif one.kind in ("run", "gone") and (one.kind == "gone" or step["state"] in OVER):
                     over = True
             if over:
                 break

@@ -19,15 +19,13 @@ from safelight.serve.api import export
 from safelight.serve.api.answers import content, inside, received, sent
 from safelight.serve.api.base import Here, Missing, Plain, Server, TooLarge
 from safelight.serve.jobs import Worker
-from safelight.serve.runs import Prune, Run, Storage
+from safelight.serve.runs import LONGEST_PARAMETERS, Prune, Run, Storage
 from safelight.serve.settings import SESSION, Limits, Public
 from safelight.spec import SpecError, parse
 
 router = APIRouter(tags=["studio"])
 
 Seal = Annotated[str, Path(pattern="^sha256:[0-9a-f]{32}$")]
-# Characters of another tool's text that are read.
-LONGEST_PARAMETERS = 100_000
 _UPLOAD: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -382,4 +380,4 @@ def _metric(name: str, sort: str, about: str, values: Mapping[str, float]) -> li
     return [f"# HELP {name} {about}", f"# TYPE {name} {sort}", *rows]
 
 
-__all__ = ["LONGEST_PARAMETERS", "Lying", "Uploaded", "kept", "kept_mask", "router"]
+__all__ = ["Lying", "Uploaded", "kept", "kept_mask", "router"]

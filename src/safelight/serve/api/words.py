@@ -718,7 +718,7 @@ def costs(here: Server, asks: Sequence[Ask]) -> Cost:
     speeds = {row["model"]: row for row in here.folder.db.execute("SELECT model, pixels, ms FROM speeds ORDER BY time")}
     specs = {ask.model: here.spec(ask.model) for ask in asks}
     for ask in asks:
-        spec, count = specs[ask.model], len(ask.request.prompt) * ask.request.count
+        spec, count = specs[ask.model], ask.request.total
         own = ask.request.steps or spec.defaults.steps
         pictures, steps = pictures + count, steps + own * -(-count // (ask.request.micro_batch or count))
         height, width = ask.request.size or spec.size

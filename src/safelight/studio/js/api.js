@@ -10,7 +10,7 @@ runs.make(body) get(id) list(query) change(id, patch) remove(id) restore(id) act
 load(id)                the Run, from the store or the server (and into the store)
 learn(run)              put a Run into the store
 listen()                follow /v1/events: fills store.runs, live, jobs; goes on by Last-Event-ID after any break
-picture(run, i, ext), sprite(run, lens, picture), stepFrame(run, k, lens, picture)   paths
+picture(run, i, ext), sprite(run, lens, picture)   paths
 curl(method, path, body)    a call as text;  copy(text, what);  copyCommand(run, "cli" | "curl", picture)   what makes that picture again, byte for byte
 */
 import { isActive, keep, note, persisted, say, fail, set, state, dismiss } from "./store.js";
@@ -121,7 +121,6 @@ export const sprite = (id, lens, i = 0) => {
   const [name, token] = lens.split("/");
   return `/v1/runs/${id}/sprite/${name}.webp?picture=${i}${token === undefined ? "" : `&token=${token}`}`;
 };
-export const stepFrame = (id, k, lens, i = 0) => local(`/v1/runs/${id}/steps/${k}/${lens}.png?picture=${i}`);
 
 /* ---- events ---- */
 

@@ -1,7 +1,8 @@
 // Compare: one request over up to three of its fields. One slider scrubs every cell.
 import { html, useEffect, useMemo, useRef, useState } from "../vendor/preact-htm.js";
 import { csv, dropOne, pca, sharpness, spoken, values } from "./maths.js";
-import { Choice, Frame, Picker, Scrub, Wipe, call, download, later, pixelsOf, tensorsOf, url, useGroup, useRunsByIds } from "./kit.js";
+import { Choice, Frame, Picker, Scrub, Wipe, call, download, later, pixelsOf, url, useGroup, useRunsByIds } from "./kit.js";
+import { tensors } from "./dial.js";
 import { api, attempt, bytes, copy, curl } from "./api.js";
 import { isRecorded } from "./filmstrip.js";
 import { Icon, Shot } from "./parts.js";
@@ -239,7 +240,7 @@ export function Paths({ runs, names, at }) {
       const paths = [];
       for (const r of runs) {
         const path = [];
-        for (let k = 0; k < r.steps_done && alive; k += 6) path.push(...(await Promise.all(Array.from({ length: Math.min(6, r.steps_done - k) }, (_, i) => tensorsOf(r.id, k + i, 0)))).map((t) => t.get("x0")));
+        for (let k = 0; k < r.steps_done && alive; k += 6) path.push(...(await Promise.all(Array.from({ length: Math.min(6, r.steps_done - k) }, (_, i) => tensors(r.id, k + i, 0)))).map((t) => t.at.x0.data));
         paths.push(path);
       }
       if (!alive) return;

@@ -19,7 +19,7 @@ export function tensors(id, k, picture = 0) {
     const found = bytes(`/v1/runs/${id}/steps/${k}/tensors.bin?picture=${picture}`).then(read);
     found.catch(() => kept.delete(key));
     kept.set(key, found);
-    if (kept.size > 48) kept.delete(kept.keys().next().value);
+    if (kept.size > 300) kept.delete(kept.keys().next().value);
   }
   return kept.get(key);
 }

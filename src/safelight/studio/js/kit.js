@@ -2,7 +2,7 @@
 
 call.get/post/put/patch/del(path, body)   JSON; get throws, the others show an error that stays and give undefined;  call.try gives {ok, data, message}
 Frame run lens step picture alt   Choice label items value onPick   Slide   Scrub label n value onInput   Picker onPick   Wipe names pictures   Copy text
-useRun(id)  useRuns(query)  useRunsByIds(ids)      live runs;  pixelsOf(url, size)  framePixels(run, k, picture, size)  tensorsOf(id, k, picture)
+useRun(id)  useRuns(query)  useRunsByIds(ids)      live runs;  pixelsOf(url, size)  framePixels(run, k, picture, size)
 */
 import { html, useEffect, useRef, useState } from "../vendor/preact-htm.js";
 import { api, attempt, bytes, copy, learn, runs, picture as shotOf } from "./api.js";
@@ -115,22 +115,6 @@ export async function framePixels(run, k, picture = 0, size = 0) {
   const [w, h] = film.size, canvas = new OffscreenCanvas(w, h);
   film.draw(canvas.getContext("2d"), k, 0, 0, w, h);
   return pixelsOf(canvas, size);
-}
-
-const held = new Map();
-/** The numbers of a step: Map name -> Float32Array, with `header` (dtype, shapes, alpha, sigma, t). */
-export async function tensorsOf(id, k, picture = 0) {
-  const path = `/v1/runs/${id}/steps/${k}/tensors.bin?picture=${picture}`;
-  if (!held.has(path)) {
-    if (held.size > 300) held.delete(held.keys().next().value);
-    held.set(path, bytes(path).then((buffer) => {
-      const all = new Uint8Array(buffer), end = all.indexOf(10), header = JSON.parse(new TextDecoder().decode(all.subarray(0, end))), found = new Map();
-      let at = end + 1;
-      for (const { name, shape } of header.tensors) { const n = shape.reduce((a, b) => a * b, 1); found.set(name, new Float32Array(buffer.slice(at, at + 4 * n))); at += 4 * n; }
-      return Object.assign(found, { header });
-    }).catch((error) => { held.delete(path); throw error; }));
-  }
-  return held.get(path);
 }
 
 /** The levels [t, alpha, sigma] of a whole run like this one: its own, another's of as many steps, or what the model usually takes. */

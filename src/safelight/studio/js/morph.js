@@ -1,7 +1,8 @@
 // Morph: the way from one picture to the next, over keyframes; each segment has its own mode, easing and number of frames.
 import { html, useEffect, useMemo, useRef, useState } from "../vendor/preact-htm.js";
 import { clamp, command, cosine, evenly, spoken } from "./maths.js";
-import { Copy, Frame, Scrub, Slide, call, download, framePixels, later, pixelsOf, tensorsOf, url, useGroup } from "./kit.js";
+import { Copy, Frame, Scrub, Slide, call, download, framePixels, later, pixelsOf, url, useGroup } from "./kit.js";
+import { tensors } from "./dial.js";
 import { attempt, bytes, curl, recorded, runs as server } from "./api.js";
 import { isRecorded } from "./filmstrip.js";
 import { Icon, Shot } from "./parts.js";
@@ -253,8 +254,8 @@ function Film({ group, onSpread }) {
       // What the noise really turned by, where only inversion could tell.
       const ends = Array.from({ length: all.legs + 1 }, (_, i) => all.find((f) => Math.abs(f.place - i) < 1e-9)), first = all[0].run.request.task.ends;
       if (!first.some((e) => e.picture) || ends.some((f) => !f || !f.run.recorded)) return;
-      const x = await Promise.all(ends.map((f) => tensorsOf(f.run.id, 0, f.picture)));
-      if (alive) setNoise(x.slice(1).map((t, i) => Math.acos(clamp(cosine(x[i].get("x"), t.get("x")), -1, 1)) * 180 / Math.PI));
+      const x = await Promise.all(ends.map((f) => tensors(f.run.id, 0, f.picture)));
+      if (alive) setNoise(x.slice(1).map((t, i) => Math.acos(clamp(cosine(x[i].at.x.data, t.at.x.data), -1, 1)) * 180 / Math.PI));
     })().catch((e) => alive && fail(e));
     return () => { alive = false; };
   }, [done === n, n]);
