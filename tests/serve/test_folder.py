@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sqlite3
 import threading
@@ -15,7 +14,7 @@ from safelight.assets import seal
 from safelight.model import save
 from safelight.serve.folder import MIGRATIONS, Folder, Missing, new_id
 from safelight.spec import SpecError
-from tests import small
+from tests import forks, small
 from tests.serve import bench
 
 
@@ -30,7 +29,7 @@ def _open(path: str) -> int:
 
 
 def test_processes_may_open_a_new_folder_at_once(tmp_path: Path) -> None:
-    with multiprocessing.get_context("fork").Pool(8) as pool:
+    with forks.context().Pool(8) as pool:
         assert pool.map(_open, [str(tmp_path)] * 16) == [0] * 16
     db = Folder(tmp_path).db
     assert db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections import Counter
 from multiprocessing.synchronize import Barrier
@@ -18,6 +17,7 @@ from safelight.serve.jobs import Jobs, Worker
 from safelight.serve.runs import FROM, Ask, Run
 from safelight.spec import SpecError
 from safelight.trace import Recorder
+from tests import forks
 from tests.serve import bench
 
 
@@ -60,7 +60,7 @@ def _queue_some(path: str, client: int, count: int) -> list[str]:
 
 def test_8_clients_queue_100_jobs_at_once_and_8_workers_claim_each_of_them_once(tmp_path: Path) -> None:
     bench.folder(tmp_path)
-    fork = multiprocessing.get_context("fork")
+    fork = forks.context()
     with fork.Pool(8, initializer=_meet, initargs=(fork.Barrier(8),)) as pool:
         shares = [(str(tmp_path), client, 13 if client < 4 else 12) for client in range(8)]
         queued = [id for ids in pool.starmap(_queue_some, shares, chunksize=1) for id in ids]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
@@ -21,13 +21,16 @@ from safelight.serve.jobs import Jobs
 from safelight.serve.runs import Run
 from safelight.serve.worker import Desk, Supervisor, work
 from safelight.trace import Trace
+from tests import forks
 from tests.serve import bench
 
 LONG, SHORT = 60, 12  # steps of the runs that are killed, some milliseconds each
 
 
-def _hand(path: str, id: str) -> None:
+def _hand(path: str, id: str, how: dict[str, float]) -> None:
     torch.set_num_threads(1)
+    for name, value in how.items():
+        setattr(queue if name == "LEASE" else module, name, value)
     module._EVERY, module._SHARE = 0.03, 1.0  # recordings are written all the time, so that kills fall into that too
     work(path, "cpu", id=id)
 
@@ -35,13 +38,14 @@ def _hand(path: str, id: str) -> None:
 class Hands:
     """A worker process that is started again when it is killed, as the supervisor does, without the time that loading torch takes."""
 
-    def __init__(self, folder: Folder, *, swept: bool = True) -> None:
+    def __init__(self, folder: Folder, *, swept: bool = True, **how: float) -> None:
+        self.how = how
         self.folder, self.jobs, self.swept, self.deaths = folder, Jobs(folder), swept, 0
         self.start()
 
     def start(self) -> None:
         self.id = f"hand {self.deaths}"
-        self.process = multiprocessing.get_context("fork").Process(target=_hand, args=(str(self.folder.path), self.id))
+        self.process = forks.context().Process(target=_hand, args=(str(self.folder.path), self.id, self.how))
         self.process.start()
 
     def kill(self) -> None:
@@ -60,7 +64,7 @@ class Hands:
         assert self.process.exitcode == 0
 
 
-def killed(folder: Folder, kills: int, *, swept: bool = True) -> None:
+def killed(folder: Folder, kills: int, *, swept: bool = True, **how: float) -> None:
     """Kill the worker `kills` times at random moments of a queue: everything is made, and nothing differs."""
     jobs, draw = Jobs(folder), random.Random(kills)
     kinds: list[dict[str, Any]] = [{"sampler": s, "steps": LONG, "count": 2, "micro_batch": 1} for s in bench.SAMPLERS]
@@ -75,7 +79,7 @@ def killed(folder: Folder, kills: int, *, swept: bool = True) -> None:
             queued.append((jobs.enqueue(bench.ask(record=records[k % 3], **kinds[k % 4])), wanted[k % 4]))
 
     feed()
-    hands = Hands(folder, swept=swept)
+    hands = Hands(folder, swept=swept, **how)
     try:
         for _ in range(kills):
             bench.until(lambda: any(run.state == "running" for run in jobs.list()) or not jobs.list())
@@ -103,10 +107,8 @@ def test_a_worker_that_is_killed_5_times_loses_nothing(folder: Folder) -> None:
     killed(folder, 5)
 
 
-def test_without_anyone_who_sees_it_die_the_lease_runs_out(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "LEASE", 0.4)
-    monkeypatch.setattr(module, "_BEAT", 0.1)
-    killed(folder, 2, swept=False)
+def test_without_anyone_who_sees_it_die_the_lease_runs_out(folder: Folder) -> None:
+    killed(folder, 2, swept=False, LEASE=0.4, _BEAT=0.1)
 
 
 @pytest.mark.slow
@@ -129,11 +131,10 @@ def test_a_worker_that_is_told_to_leave_hands_its_run_on(folder: Folder) -> None
     assert len(bench.events(jobs, run, "step")) == 300 and made < 300
 
 
-def test_cancel_and_pause_reach_a_worker_at_its_next_step(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_TOGETHER", 0.0)  # each step is told at once, so that what is known of it is where it is
+def test_cancel_and_pause_reach_a_worker_at_its_next_step(folder: Folder) -> None:
     jobs = Jobs(folder)
     run, after = jobs.enqueue(bench.ask(steps=2000, record="preview")), jobs.enqueue(bench.ask())
-    hands = Hands(folder)
+    hands = Hands(folder, _TOGETHER=0.0)  # each step is told at once, so that what is known of it is where it is
     try:
         bench.until(lambda: jobs.runs.get(run.id).steps_done > 5)
         jobs.pause(run.id)
@@ -194,9 +195,9 @@ def test_a_server_that_is_killed_takes_its_worker_along_and_the_next_one_goes_on
         assert bench.files(jobs, run) == bench.plain(folder, steps=150, seed=k, sampler="ddpm")
 
 
-def _alone(folder: Folder, ready: Any) -> None:
+def _alone(path: str, ready: Any) -> None:
     torch.set_num_threads(1)
-    with Supervisor(folder, ["cpu"]):
+    with Supervisor(Folder(path), ["cpu"]):
         ready.set()
         time.sleep(1000)
 
@@ -206,9 +207,9 @@ def test_two_servers_of_one_folder_have_one_worker_and_the_second_takes_over(
 ) -> None:
     """The first server is killed: its worker leaves, and only then the second server starts its own."""
     monkeypatch.setattr(module, "_SAY", 0.0)
-    jobs, context = Jobs(folder), multiprocessing.get_context("fork")
+    jobs, context = Jobs(folder), forks.context()
     ready = context.Event()
-    first = context.Process(target=_alone, args=(folder, ready))
+    first = context.Process(target=_alone, args=(str(folder.path), ready))
     first.start()
     assert ready.wait(30)
     run = jobs.enqueue(bench.ask(steps=3000, record="preview"))
@@ -249,22 +250,21 @@ def test_what_dead_processes_left_is_swept_up(folder: Folder) -> None:
     assert not any(path.exists() for path in (*old, orphan, upload)) and young.exists()
 
 
-def test_a_worker_in_a_step_without_end_ends_all_the_same(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def _stuck(path: str, tied: Connection) -> None:
+    module._PATIENCE = 0.3
+    Desk.do = lambda *_: time.sleep(1000)  # type: ignore[method-assign]
+    work(path, "cpu", id="stuck", tied=os.fdopen(tied.fileno()))
+
+
+def test_a_worker_in_a_step_without_end_ends_all_the_same(folder: Folder) -> None:
     """Its server is gone and it cannot leave: the run is another's when the lease has run out."""
-    monkeypatch.setattr(module, "_PATIENCE", 0.3)
-    read, write = os.pipe()
-
-    def stuck() -> None:
-        os.close(write)
-        monkeypatch.setattr(Desk, "do", lambda *_: time.sleep(1000))
-        work(str(folder.path), "cpu", id="stuck", tied=os.fdopen(read))
-
+    read, write = forks.context().Pipe(duplex=False)
     jobs = Jobs(folder)
     run = jobs.enqueue(bench.ask())
-    process = multiprocessing.get_context("fork").Process(target=stuck)
+    process = forks.context().Process(target=_stuck, args=(str(folder.path), read))
     process.start()
-    os.close(read)
+    read.close()
     bench.until(lambda: jobs.runs.get(run.id).state == "running")
-    os.close(write)
+    write.close()
     process.join(30)
     assert process.exitcode == -signal.SIGKILL

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -25,6 +24,7 @@ from safelight.serve.folder import Folder
 from safelight.serve.jobs import Jobs
 from safelight.serve.settings import Settings
 from safelight.serve.worker import Desk
+from tests import forks
 from tests.serve import bench
 
 STEPS = 40
@@ -47,8 +47,7 @@ class Killed:
         self.address = f"http://127.0.0.1:{self.port}"
         self.client = httpx.Client(base_url=self.address, timeout=60)
         # Forked from a process that has loaded everything: fifty times that would be minutes.
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["pytest", "tests.serve.test_restarts"])
+        self.context = forks.context()
         self.start()
 
     def start(self) -> None:

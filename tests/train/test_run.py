@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
 import random
 import resource
 import signal
-import sys
 import time
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +23,8 @@ from safelight.spec import SpecError, describe
 from safelight.train import Every, Run, Train, Unwritable, checkpoint, fit, recipe_of
 from safelight.train.journal import Journal
 from safelight.train.optim import AdamW
+from tests import forks
 from tests.train import tiny, victim
-
-_forks = multiprocessing.get_context("forkserver")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _server() -> None:
-    """A server that has imported everything once, and forks a child in milliseconds."""
-    _forks.set_forkserver_preload(["tests.train.victim", "torch._dynamo"])  # torch.optim imports the latter when first used
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        forkserver.ensure_running()
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def spawn(*args: Any) -> Any:
     """A child at `victim.go`."""
-    child = _forks.Process(target=victim.go, args=args)
+    child = forks.context().Process(target=victim.go, args=args)
     child.start()
     return child
 
@@ -74,7 +60,7 @@ def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, t
     """Uninterrupted runs by accumulation, without workers: (folder, touches of files, seconds)."""
     found = {}
     for accumulation in (1, 3):
-        out, tell = tmp_path_factory.mktemp("whole") / "run", _forks.Queue()
+        out, tell = tmp_path_factory.mktemp("whole") / "run", forks.context().Queue()
         began = time.perf_counter()
         finished(str(folder), str(out), accumulation, 0, 0, tell)
         found[accumulation] = (out, tell.get(timeout=10), time.perf_counter() - began)
@@ -327,8 +313,8 @@ def _limited(data: str, out: str, limit: int, tell: Any) -> None:
 
 def test_a_disk_that_refuses_large_files(folder: Path, tmp_path: Path) -> None:
     """The system's own refusal (a limit on file sizes) in the middle of the weights: one line, and no checkpoint half-written."""
-    tell = _forks.Queue()
-    child = _forks.Process(target=_limited, args=(str(folder), str(tmp_path / "run"), 40_000, tell))
+    tell = forks.context().Queue()
+    child = forks.context().Process(target=_limited, args=(str(folder), str(tmp_path / "run"), 40_000, tell))
     child.start()
     message = tell.get(timeout=60)
     child.join(10)
