@@ -44,9 +44,9 @@ lint: $(DEV) ## style, types, import floors, dependencies
 bench: $(DEV) ## speed beside peers, in one run
 	@for script in benchmarks/*.py; do echo "== $$script"; OMP_NUM_THREADS=1 $(PY) $$script; done
 
-# azula asks for torchvision, which its samplers do not need.
+# azula and k-diffusion ask for torchvision, which their samplers do not need.
 bench-solvers: $(DEV) ## how exact the samplers are, beside their peers, on fresh problems (SOLVERS="--mixtures 40 --seed 1")
-	@$(PY) -m pip install --disable-pip-version-check --quiet --no-deps azula==0.11.1
+	@$(PY) -m pip install --disable-pip-version-check --quiet --no-deps azula==0.11.1 k-diffusion==0.1.1.post1
 	@OMP_NUM_THREADS=1 $(PY) benchmarks/solvers.py $(SOLVERS)
 
 data: $(CORE) ## install Fashion-MNIST where the system can

@@ -1,8 +1,10 @@
-"""The documentation cannot drift: every kind stands on its page, every command in it is accepted, and the site builds."""
+"""The documentation cannot drift: every kind is on its page, commands are accepted, cells print what is said, the site builds."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import re
 import shlex
 import subprocess
@@ -28,17 +30,78 @@ HOME = {
     "network": "networks.md",
     "dit-block": "networks.md",
     "source": "data.md",
-    "weighting": "training.md",
-    "times": "training.md",
-    "distance": "training.md",
+    "codec": "codecs.md",
+    "text": "text.md",
+    "objective": "training.md",
     "average": "training.md",
+    "schedule": "training.md",
+    "token-process": "discrete.md",
+    "token-sampler": "discrete.md",
+    "token-network": "discrete.md",
+    "alphabet": "discrete.md",
+    "weighting": "losses.md",
+    "times": "losses.md",
+    "distance": "losses.md",
 }
+# The pages of the theory: on each the equations, a figure, and cells that run.
+THEORY = [
+    "processes.md",
+    "parameterizations.md",
+    "grids.md",
+    "samplers.md",
+    "guidance.md",
+    "codecs.md",
+    "text.md",
+    "scores.md",
+    "losses.md",
+    "vdm.md",
+    "likelihood.md",
+    "discrete.md",
+    "tuning.md",
+    "training.md",
+]
+# A python block, what stands on the line before it, and the text block that follows at once: what it prints.
+CELL = re.compile(r"^(?P<before>[^\n]*)\n\n```python\n(?P<code>.*?)^```$(?:\n\n```text\n(?P<says>.*?)^```$)?", re.M | re.S)
 
 
 @pytest.mark.parametrize("family", HOME)
 def test_every_kind_is_on_its_page(family: str) -> None:
     page = (ROOT / "docs" / HOME[family]).read_text()
     assert [kind for kind in kinds(family) if f"`{kind}`" not in page] == []
+
+
+@pytest.mark.parametrize("name", THEORY)
+def test_a_page_of_the_theory_has_its_equations_a_figure_and_a_cell(name: str) -> None:
+    page = (ROOT / "docs" / name).read_text()
+    assert len(re.findall(r"^\$\$$", page, re.M)) >= 2, "no display formula"
+    assert re.findall(r"^!\[.+\]\(images/.+\)$", page, re.M), "no figure"
+    assert [cell for cell in CELL.finditer(page) if runs(cell)], "no cell that runs"
+    assert len(list(CELL.finditer(page))) == page.count("\n```python\n"), "a python block must stand between empty lines"
+
+
+def runs(cell: re.Match[str]) -> bool:
+    """Whether a cell is run; one that is not says why on the line before."""
+    return not re.fullmatch(r"<!-- not run: .+ -->", cell["before"])
+
+
+@pytest.mark.parametrize("name", THEORY)
+def test_the_cells_of_a_page_run_and_print_what_stands_under_them(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In order, in one namespace, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, object] = {"__name__": "page"}
+    for cell in filter(runs, CELL.finditer((ROOT / "docs" / name).read_text())):
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            exec(compile(cell["code"], name, "exec"), space)
+        if cell["says"] is not None:
+            assert said.getvalue() == cell["says"]
+
+
+@pytest.mark.parametrize("image", sorted((ROOT / "docs" / "images").iterdir()), ids=lambda path: path.name)
+def test_every_image_is_shown(image: Path) -> None:
+    pages = [*PAGES, *(ROOT / "docs" / "models").glob("*.md")]
+    assert any(f"images/{image.name})" in page.read_text() for page in pages)
 
 
 def commands() -> list[tuple[str, str]]:

@@ -71,6 +71,22 @@ class Between:
         return slerp(self.a.normal(purpose, now, to, like), self.b.normal(purpose, now, to, like), self.parts)
 
 
+class Tempered:
+    """Another stream's draws, times `temperature`."""
+
+    def __init__(self, noise: Draws, temperature: float) -> None:
+        self.noise, self.temperature = noise, temperature
+
+    def normal(self, purpose: str, now: Level | None, to: Level | None, like: Tensor) -> Tensor:
+        """Draws like `like`, of standard deviation `temperature`."""
+        return self.noise.normal(purpose, now, to, like) * self.temperature
+
+
+def tempered(noise: Draws, temperature: float) -> Draws:
+    """A stream at a temperature; at 1 it is the stream itself."""
+    return noise if temperature == 1 else Tempered(noise, temperature)
+
+
 def conds(a: Cond, b: Cond, part: float, *, straight: bool = False) -> Cond:
     """The condition (batch 1) at `part` (0..1) of the way from a to b (batch 1 each); at 0 and 1 it is a or b itself.
 
@@ -139,4 +155,4 @@ def _both(a: Tensor | None, b: Tensor | None, way: _Way, part: float) -> Tensor 
     return None if a is None or b is None else way(a, b, part)
 
 
-__all__ = ["Between", "Rows", "angle", "conds", "slerp", "turn"]
+__all__ = ["Between", "Rows", "Tempered", "angle", "conds", "slerp", "tempered", "turn"]

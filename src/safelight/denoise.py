@@ -73,7 +73,7 @@ class Denoiser(nn.Module):
         self,
         x0: Tensor,
         eps: Tensor,
-        t: Tensor,
+        t: Tensor | Level,
         cond: Cond | None = None,
         target: Tensor | None = None,
         distance: Distance = squared,
@@ -81,10 +81,11 @@ class Denoiser(nn.Module):
         """(B,) the mean over a picture of distance(F, F*), in the network's own space.
 
         x_t = alpha x0 + sigma eps, F* = (1 - skip alpha)/out x0 - skip sigma/out eps: the F that would make the estimate exact.
-        x0, eps: (B, C, *space). t: (B,). target: the x0 to be matched instead of the true one (a teacher's; distillation).
+        x0, eps: (B, C, *space). t: (B,), or the levels themselves, whose gradient is then followed. target: the x0 to be matched instead
+        of the true one (a teacher's; distillation).
         distance: elementwise, the square unless an objective says otherwise. A loss on x0 of weight w is this one times w out^2.
         """
-        level = self.process.at(t)
+        level = t if isinstance(t, Level) else self.process.at(t)
         a, b = (_like(v, x0) for v in self.parameterization.target(level, self.process))
         _, out, inp, noise = self.parameterization.coeffs(level, self.process)
         shaped = level.like(x0)

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from safelight.assets import Assets
+from safelight.between import tempered
 from safelight.draw.pixels import to_bytes
 from safelight.model import Model, load
 from safelight.noise import Noise
 from safelight.process import Level
-from safelight.sample import State, Step, trajectory
+from safelight.sample import Draws, State, Step, trajectory
 from safelight.spec import SpecError, parse
 from safelight.task import Aside, Brief, Request, Resolved, Start
 
@@ -118,14 +119,15 @@ def generate(
     prompts = asked.pictures
     size = asked.micro_batch or len(prompts)
     parts = -(-len(prompts) // size)
+    task = asked.varied
     chosen = range(parts) if part is None else range(part, part + 1)
     for part in chosen:
         rows = slice(part * size, min((part + 1) * size, len(prompts)))
         mine = tuple(prompts[rows])
         index = tuple(range(asked.index + rows.start, asked.index + rows.stop))
-        noise = Noise(asked.seed, index)
+        noise = tempered(Noise(asked.seed, index), asked.temperature)
         brief = Brief(model, asked, mine, index, noise, assets)
-        stages = asked.task.stages(brief)
+        stages = task.stages(brief)
         start = yield from _next(stages, None, model, part, parts)
         stage = 0
         x: Tensor | None = None
@@ -140,7 +142,7 @@ def generate(
                         f"the recorded run holds pictures {held}..{held + len(kept) - 1}, not {index[0]}..{index[-1]}: set index and count"
                     )
                 start = start._replace(x=kept[there].to(start.x.device, start.x.dtype), levels=_levels(model, recorded))
-                if recorded.request.sampler == asked.sampler:
+                if (recorded.request.sampler, recorded.request.churn) == (asked.sampler, asked.churn):
                     state = _rows(recorded.state(first), there, start.x)
             yield Started(asked, part, parts, stage, index, mine, tuple(start.levels), start.x, begin, state)
             x = start.x
@@ -150,7 +152,7 @@ def generate(
             start = yield from _next(stages, x, model, part, parts)
             stage += 1
         with _at_rest(model):
-            pictures = asked.task.finish(brief, None if x is None else model.codec.decode(x).float())
+            pictures = task.finish(brief, None if x is None else model.codec.decode(x).float())
         bad = (~torch.isfinite(pictures.flatten(1)).all(1)).nonzero().flatten().tolist()
         if bad:
             raise SpecError(
@@ -177,10 +179,10 @@ def _next(
 
 
 def _steps(
-    start: Start, request: Resolved, noise: Noise, state: State | None, first: int, part: int, parts: int, stage: int
+    start: Start, request: Resolved, noise: Draws, state: State | None, first: int, part: int, parts: int, stage: int
 ) -> Iterator[Stepped]:
     draws = noise if start.noise is None else start.noise
-    run = trajectory(start.denoise(), start.x, start.levels, request.sampler, draws, state=state, first=first)
+    run = trajectory(start.denoise(), start.x, start.levels, request.solver, draws, state=state, first=first)
     while True:
         began = time.perf_counter()
         # Entered anew for every step: a generator must not hold a mode over its yields.
@@ -207,7 +209,7 @@ def _at_rest(model: nn.Module) -> Iterator[None]:
 
 def _levels(model: Model, recorded: Recording) -> list[Level]:
     """The recorded levels as levels of the model's process, which solvers may ask for more."""
-    return [model.spec.process.at(level.t) for level in recorded.levels]
+    return [model.process.at(level.t) for level in recorded.levels]
 
 
 def _rows(state: State, rows: slice, like: Tensor) -> Mapping[str, Tensor | float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -193,6 +194,7 @@ def _beta_cdf(x: float, a: float, b: float) -> float:
     return front / f
 
 
+@lru_cache(16_384)
 def _beta_quantile(p: float, a: float, b: float) -> float:
     """x with I_x(a, b) = p, by bisection to the last bit."""
     low, high = 0.0, 1.0
@@ -205,30 +207,32 @@ def _beta_quantile(p: float, a: float, b: float) -> float:
         low, high = (middle, high) if _beta_cdf(middle, a, b) < p else (low, middle)
 
 
+def falling(places: tuple[float, ...]) -> tuple[float, ...]:
+    """The check of fitted places: they fall and stay above 0."""
+    if places and not all(0 < b < a for a, b in zip(places, (*places[1:], places[-1] / 2), strict=True)):
+        raise ValueError("the places must fall and stay above 0")
+    return places
+
+
 class Optimised(Grid, kind="optimised"):
     """Places that were fitted to a model: s = sigma/alpha of every step, falling; see `safelight tune-sampler`.
 
-    s: as many as the steps it was fitted for, the first where the run begins. Another number of steps is interpolated, in log s by the
-    part of the way that a step begins at. () is what fitting begins with: `rect` with power 1.3.
+    s: as many as the steps it was fitted for, the first where the run begins. Another number of steps is interpolated, in u = s/(1 + s)
+    with u = 0 at the end, by the part of the way that a step begins at. () is what fitting begins with: `rect` with power 1.3.
     """
 
     s: tuple[float, ...] = ()
 
-    @field_validator("s")
-    @classmethod
-    def _falling(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if value and not all(0 < b < a for a, b in zip(value, (*value[1:], value[-1] / 2), strict=True)):
-            raise ValueError("the places must fall and stay above 0")
-        return value
+    _falls = field_validator("s")(falling)
 
     def places(self, process: Process, n: int) -> Tensor:
         if not self.s:
             return Rect(power=1.3).places(process, n)
-        logs = np.log(np.asarray(self.s))
-        # The end itself, s = 0, has no log: what comes below the last place goes on as it came.
-        below = 2 * logs[-1] - logs[-2] if len(logs) > 1 else logs[-1] - 1
-        wanted = np.interp(np.arange(n) / n * len(logs), np.arange(len(logs) + 1), np.append(logs, below))
-        return process.time(torch.from_numpy(-2 * wanted))
+        known = np.asarray(self.s)
+        if n != len(known):
+            u = np.interp(np.arange(n) / n * len(known), np.arange(len(known) + 1), np.append(known / (1 + known), 0.0))
+            known = u / (1 - u)
+        return process.time(torch.from_numpy(-2 * np.log(known)))
 
 
 class Rect(_Ratios, kind="rect"):
@@ -280,4 +284,4 @@ def grid(process: Process | str, n: int, kind: Grid | str = "uniform") -> Tensor
     return spec(where, n)
 
 
-__all__ = ["Grid", "grid"]
+__all__ = ["Grid", "falling", "grid"]

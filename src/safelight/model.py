@@ -25,14 +25,14 @@ from safelight.codec import CodecSpec
 from safelight.codec.pixels import PixelsSpec
 from safelight.denoise import Denoiser
 from safelight.files import atomic
-from safelight.grid import Grid, Uniform
+from safelight.grid import Grid, Rect
 from safelight.guide import Bend, Mix
 from safelight.guide.cfg import NoGuidance
 from safelight.nn import NetworkSpec
 from safelight.predict import Parameterization
 from safelight.process import Process
 from safelight.sample import Sampler
-from safelight.sample.ancestral import DDIM
+from safelight.sample.adams import ABM
 from safelight.spec import Spec, SpecError, describe, nearest, parse
 from safelight.text import TextSpec
 
@@ -50,8 +50,8 @@ class Defaults(Spec):
     """How a model is sampled unless a request says otherwise."""
 
     steps: int = Field(50, ge=1)
-    sampler: Sampler = DDIM()
-    grid: Grid = Uniform()
+    sampler: Sampler = ABM()
+    grid: Grid = Rect(power=1.3)
     mix: Mix = NoGuidance()
     bends: tuple[Bend, ...] = ()
 
@@ -108,7 +108,7 @@ class Model(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.denoiser = Denoiser(spec.network.build(), spec.process, spec.parameterization)
+        self.denoiser = Denoiser(spec.network.build(), spec.process.build(), spec.parameterization)
         self.codec = spec.codec.build()
         self.text = spec.text.build() if spec.text is not None else None
         latents = self.codec.channels(spec.channels)
@@ -126,6 +126,11 @@ class Model(nn.Module):
         if self.painter is None:
             raise SpecError("a model paints once safelight.generate is imported; load it by safelight.load")
         return type(self).painter(self, prompt, **fields)  # type: ignore[misc]
+
+    @property
+    def process(self) -> Process:
+        """Its process: the described one, or what that became by learning."""
+        return self.denoiser.process
 
     @property
     def device(self) -> torch.device:
@@ -318,21 +323,27 @@ def load(
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = torch.float32,
+    family: str = "model",
 ) -> Model:
     """A model from its file, in evaluation mode.
 
     source: a path, a run's folder, or an embedded model's name ("fashion-mnist"). weights: which set, "raw" or an average's name;
-    None takes the first average, else raw. dtype: of floating tensors (None: as in the file).
+    None takes the first average, else raw. dtype: of floating tensors (None: as in the file). family: of what is in the file, for
+    those whose models are not of pictures.
     Raises SpecError, in one line, for a missing or foreign file, an unknown set, or weights that do not fit the spec.
     """
     header = peek(source)
+    found = header.spec.get("family", "model")
+    if found != family:
+        verb = "; its verb is: safelight tokens" if found == "tokens" else ""
+        raise SpecError(f"{header.path} holds no '{family}' but a '{found}'{verb}")
     names = header.weights
     chosen = weights or next((n for n in names if n != "raw"), "raw")
     if chosen == "ema" and chosen not in names:
         chosen = next((n for n in names if n.startswith("ema")), chosen)
     if chosen not in names:
         raise SpecError(f"{header.path} has no weights '{chosen}'{nearest(chosen, names)} (it has: {', '.join(names)})")
-    spec = parse(header.spec, "model")
+    spec = parse(header.spec, family)
     with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and thrown away: nobody's random numbers may move
         model: Model = spec.build()
     try:

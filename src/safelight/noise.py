@@ -22,6 +22,8 @@ _MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], dtype=np.uint64)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
 _ROUNDS = 10
+# What every round adds to the key's two words, as the words are paired below.
+_STEPS = np.arange(_ROUNDS, dtype=np.uint64)[:, None, None] * np.array([[_WEYL[1]], [_WEYL[0]]], dtype=np.uint64)
 # Times that agree to this are one level, so that a last bit of rounding in a schedule does not change the draw.
 _TICKS = 10**9
 
@@ -36,18 +38,17 @@ def philox(key: tuple[int, int], c0: np.ndarray, c1: np.ndarray, c2: int, c3: in
     # The round works on (x0, x2) and (x1, x3) alike, so each pair is one array and a round is five calls.
     even, odd = np.empty((2, n), dtype=np.uint64), np.empty((2, n), dtype=np.uint64)
     even[0], even[1], odd[0], odd[1] = c0.ravel(), c2, c1.ravel(), c3
-    rounds = np.array(
-        [[[(key[1] + i * _WEYL[1]) & 0xFFFFFFFF], [(key[0] + i * _WEYL[0]) & 0xFFFFFFFF]] for i in range(_ROUNDS)],
-        dtype=np.uint64,
-    )
-    for words in rounds:
-        product = even * _MULTIPLIERS
+    product = np.empty_like(even)
+    for words in (_STEPS + np.array([[key[1]], [key[0]]], dtype=np.uint64)) & _LOW:
+        np.multiply(even, _MULTIPLIERS, out=product)
         # (x0, x1, x2, x3) <- (hi(M1 x2) ^ x1 ^ k0, lo(M1 x2), hi(M0 x0) ^ x3 ^ k1, lo(M0 x0))
         mixed = product >> _32
         mixed ^= odd[::-1]
         mixed ^= words
         even, odd = mixed[::-1], (product & _LOW)[::-1]
-    return np.stack([even[0], odd[0], even[1], odd[1]], axis=-1).astype(np.uint32).reshape(*c0.shape, 4)
+    found = np.empty((n, 4), dtype=np.uint32)
+    found[:, 0::2], found[:, 1::2] = even.T, odd.T
+    return found.reshape(*c0.shape, 4)
 
 
 class Noise:
@@ -72,8 +73,8 @@ class Noise:
         text = b"safelight noise 1" + purpose.encode() + b"\0" + struct.pack("<qq", *times) + str(self.seed).encode()
         k0, k1, c2, c3 = struct.unpack("<4I", hashlib.blake2b(text, digest_size=16).digest())
         blocks = -(-count // 4)
-        c0 = np.broadcast_to(np.arange(blocks, dtype=np.uint64), (batch, blocks))
-        c1 = np.broadcast_to(np.asarray(index, dtype=np.uint64)[:, None], (batch, blocks))
+        c0 = np.arange(blocks, dtype=np.uint64)[None].repeat(batch, 0)
+        c1 = np.asarray(index, dtype=np.uint64)[:, None].repeat(blocks, 1)
         return philox((k0, k1), c0, c1, c2, c3).reshape(batch, blocks * 4)[:, :count]
 
     def uniform(self, purpose: str, now: Level | None, to: Level | None, like: Tensor) -> Tensor:

@@ -224,7 +224,8 @@ class Trace:
             **{name: float(text) for name, text in self.about["state"].get(str(k), {}).items()},
         }
         if not found and k == min((m.k for m in self.steps), default=0):  # begun here, by a solver with no memory yet
-            return self.request.sampler.start(len(self.levels) - 1) if self.request.sampler else {}
+            solver = self.request.solver
+            return {} if solver is None else solver.start(len(self.levels) - 1)
         return found
 
     def _get(self, name: str) -> Tensor:

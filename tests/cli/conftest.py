@@ -45,7 +45,7 @@ def tiny(width: int = 8) -> ModelSpec:
             "parameterization": "v",
             "text": {"kind": "label", "names": CLASSES, "width": 8},
             "size": [12, 12],
-            "defaults": {"steps": 4, "sampler": "ddim", "mix": {"kind": "cfg", "scale": 2, "rescale": 0.25}},
+            "defaults": {"steps": 4, "sampler": "ddim", "grid": "uniform", "mix": {"kind": "cfg", "scale": 2, "rescale": 0.25}},
         },
         "model",
     )

@@ -21,7 +21,7 @@ def nowhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SAFELIGHT_DATA", raising=False)
     monkeypatch.setattr(fashion, "PACKAGED", tmp_path / "not-installed")
-    monkeypatch.setattr(fashion, "_install", lambda *_: pytest.fail("a test must not install"))
+    monkeypatch.setattr(fashion.debian, "_install", lambda *_: pytest.fail("a test must not install"))
     return tmp_path
 
 
@@ -87,7 +87,7 @@ def test_the_package_is_installed_when_it_can_be(nowhere, monkeypatch):
         installs = [c for c in calls if "install" in c]
         if "install" in command and len(installs) == 2:
             put(nowhere / "not-installed")
-        return fashion.subprocess.CompletedProcess(
+        return fashion.debian.subprocess.CompletedProcess(
             command, 100 if "install" in command and len(installs) == 1 else 0, "", "E: no"
         )
 
@@ -95,9 +95,9 @@ def test_the_package_is_installed_when_it_can_be(nowhere, monkeypatch):
     monkeypatch.chdir(nowhere)
     monkeypatch.delenv("SAFELIGHT_DATA", raising=False)
     monkeypatch.setattr(fashion, "PACKAGED", nowhere / "not-installed")
-    monkeypatch.setattr(fashion.subprocess, "run", pretend)
+    monkeypatch.setattr(fashion.debian.subprocess, "run", pretend)
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    monkeypatch.setattr(fashion, "_administrator", list)
+    monkeypatch.setattr(fashion.debian, "_administrator", list)
     assert fashion.fetch(said.append).train == 60_000
     assert [next(w for w in c if w in ("install", "update")) for c in calls] == ["install", "update", "install"]
     assert len(said) == 2

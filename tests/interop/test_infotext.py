@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy.stats import beta
 
 from safelight.generate import Request
 from safelight.interop import infotext
@@ -126,7 +127,25 @@ def test_a_foreign_text_is_followed_as_far_as_it_can_be_and_the_rest_is_listed()
 @pytest.mark.parametrize(
     ("line", "fields", "report"),
     [
-        ("Sampler: UniPC", {}, "Sampler: UniPC is not followed: there is none of that name here, the model's own is taken (ddim)"),
+        ("Sampler: DPM2 a", {}, "Sampler: DPM2 a is not followed: there is none of that name here, the model's own is taken (ddim)"),
+        ("Sampler: UniPC, Schedule type: Karras", {"sampler": {"kind": "unipc", "b": "bh1"}, "grid": {"kind": "karras"}}, ""),
+        ("Sampler: UniPC, UniPC variant: bh2, UniPC order: 2, Schedule type: Karras",
+         {"sampler": {"kind": "unipc", "b": "bh2", "k": 2}}, ""),
+        ("Sampler: UniPC, UniPC variant: vary_coeff, Schedule type: Karras", {"sampler": {"kind": "unipc", "b": "bh1"}},
+         "UniPC variant: vary_coeff is not followed: Input should be 'bh1' or 'bh2'"),
+        ("Sampler: DPM++ 3M SDE Karras", {"sampler": {"kind": "dpm++3m-sde", "plain": True}, "grid": {"kind": "karras"}}, ""),
+        ("Sampler: DPM++ 3M SDE", {"sampler": {"kind": "dpm++3m-sde", "plain": True}, "grid": {"kind": "exponential"}}, ""),
+        ("Sampler: PLMS, Schedule type: Karras", {"sampler": {"kind": "pndm", "runge_kutta": False}}, ""),
+        ("Sampler: LMS Karras", {"sampler": {"kind": "lms"}, "grid": {"kind": "karras"}}, ""),
+        ("Sampler: LCM, Schedule type: Polyexponential", {"sampler": {"kind": "consistency"}, "grid": {"kind": "exponential"}}, ""),
+        ("Sampler: LCM, Schedule type: Beta", {"grid": {"kind": "beta"}}, "Beta is followed nearly, as 'beta': the quantiles are"),
+        ("Sampler: DDIM, Schedule type: Karras, Sigma churn: 4, Sigma tmin: 0.1, Sigma noise: 1.01",
+         {"sampler": {"kind": "ddim"}, "churn": {"amount": 4, "s_min": 0.1, "s_noise": 1.01}}, ""),
+        ("Sampler: UniPC, Schedule type: Karras, Sigma churn: 4", {"sampler": {"kind": "unipc", "b": "bh1"}},
+         "Sigma churn: 4 is not followed: sampler 'unipc' looks back on earlier steps"),
+        ("Sampler: DDIM, Schedule type: Karras, Sigma churn: -4", {"sampler": {"kind": "ddim"}},
+         "Sigma churn: -4 is not followed: Input should be greater than or equal to 0"),
+        ("Variation seed: 5, Variation seed strength: 0.3", {"variation": {"seed": 5, "strength": 0.3}}, ""),
         ("Sampler: Euler a, Eta: 0.5", {"sampler": {"kind": "euler-ancestral", "eta": 0.5}}, "nearly, as 'uniform'"),
         ("Sampler: Heun, Schedule type: Karras, Schedule rho: 5, Schedule max sigma: 0, Sigma churn: 2",
          {"sampler": {"kind": "heun", "churn": 2}, "grid": {"kind": "karras", "rho": 5}}, ""),
@@ -166,7 +185,7 @@ def test_a_variation_of_an_edit_is_both() -> None:
     text = "x\nSteps: 4, Seed: 3, Denoising strength: 0.5, Variation seed: 5, Variation seed strength: 0.3"
     given, reports = to_request(parse(text), small.model(), "sha256:" + "0" * 32)
     image = {"kind": "image", "picture": "sha256:" + "0" * 32, "strength": 0.5}
-    assert given["task"] == {"kind": "vary", "seed": 5, "strength": 0.3, "of": image}
+    assert given["task"] == image and given["variation"] == {"seed": 5, "strength": 0.3}
     assert not any("ariation" in line or "Denoising" in line for line in reports)
     parsed(given, "request")
 
@@ -181,16 +200,59 @@ def test_an_unconditional_model_has_nothing_to_guide_by() -> None:
 NOTE = Note(request={}, model=Source(name=""), seal="", versions={"safelight": "1"})
 
 
+ODD: dict[str, Any] = {
+    "eta": 0.25, "churn": 3.0, "rho": 5.5, "shift": 2.0, "s_max": 20.0, "k": 2, "form": "rotation", "correct": 1, "spread": 0.5,
+    "gamma": 0.3, "base": "t", "brownian": True, "r": 0.25, "plain": True, "last": 2, "b": "bh1", "runge_kutta": False, "tau": 0.5,
+    "tau_min": 0.1, "tau_max": 7.0, "times": 2, "size": 0.1, "snr": 0.05, "power": 2.0, "entries": 50, "a": 0.5, "start": 0.9,
+    "inner": {"kind": "heun", "churn": 2.0}, "predictor": {"kind": "ddim", "eta": 0.5}, "s": [9.0, 1.0, 0.1],
+}  # fmt: skip
+UNFIT = {("beta", "b"), ("leading", "start"), ("tuned", "s")}
+
+
 @pytest.mark.parametrize(("family", "kind"), [(f, k) for f in ("sampler", "grid") for k in kinds(f)])
 def test_every_sampler_and_grid_survives_a_text(family: str, kind: str) -> None:
     """What is written for a registered part is read as that part, its fields with it, also for parts without a foreign name."""
     model = small.model()
-    odd = {"eta": 0.25, "churn": 3.0, "rho": 5.5, "shift": 2.0, "s_max": 20.0}
-    part = build({"kind": kind} | {k: v for k, v in odd.items() if k in kinds(family)[kind].model_fields}, family)
-    asked = Request.model_validate({"prompt": "bag", family: part}).resolve(model)
+    for fields in ({}, ODD):
+        fitting = {k: v for k, v in fields.items() if k in kinds(family)[kind].model_fields and (kind, k) not in UNFIT}
+        part = build({"kind": kind} | fitting, family)
+        info = infotext.of(Request.model_validate({"prompt": "bag", family: part}).resolve(model), NOTE)
+        asked = Request.model_validate({"prompt": "bag", family: part}).resolve(model)
+        given, reports = to_request(parse(write(info)), model)
+        assert build(given[family], family) == part and not reports
+        assert Request.model_validate(given).resolve(model) == asked
+        # What is usual is not told.
+        told = [name for name in info.settings if name.startswith(("Sampler ", "Schedule ", "UniPC", "Eta", "Sigma"))]
+        assert fields or not [name for name in told if name != "Schedule type"], told
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 0.75},
+        {"variation": {"seed": 3, "strength": 0.25}},
+        {"sampler": "ddim", "churn": {"amount": 3.5, "s_min": 0.1, "s_max": 20.0, "s_noise": 1.003}},
+        {"sampler": "dpm++2s", "churn": {"amount": 1.0}, "temperature": 0.0, "variation": {"seed": -1, "strength": 1.0}},
+    ],
+    ids=str,
+)
+def test_the_noise_of_a_run_survives_a_text(fields: dict[str, Any]) -> None:
+    model = small.model()
+    asked = Request.model_validate({"prompt": "bag", **fields}).resolve(model)
     given, reports = to_request(parse(write(infotext.of(asked, NOTE))), model)
-    assert build(given[family], family) == part and not reports
-    assert Request.model_validate(given).resolve(model) == asked
+    assert Request.model_validate(given).resolve(model) == asked and not reports
+
+
+def test_the_churn_of_a_request_and_that_of_a_sampler_are_one_text() -> None:
+    model = small.model()
+    by = {"amount": 3.0, "s_max": 9.0}, {"kind": "heun", "churn": 3.0, "churn_max": 9.0}
+    texts = [
+        write(infotext.of(Request.model_validate({"prompt": "bag", **one}).resolve(model), NOTE))
+        for one in ({"sampler": "heun", "churn": by[0]}, {"sampler": by[1]})
+    ]
+    assert texts[0] == texts[1] and "Sigma churn: 3, Sigma tmax: 9" in texts[0]
+    # Which makes the same picture: tests/sample/test_churn.py.
+    assert to_request(parse(texts[0]), model)[0]["sampler"] == by[1]
 
 
 def test_texts_of_ours_tell_number_seed_and_emphasis() -> None:
@@ -250,6 +312,9 @@ PUBLISHED: dict[str, Callable[[int], np.ndarray]] = {
     "leading": lambda n: ENTRIES[(np.arange(n) * (1000 // n))[::-1]],  # Lin et al. 2023, table 2, and so the next two
     "trailing": lambda n: ENTRIES[np.round(1000 - np.arange(n) * 1000 / n).astype(int) - 1],
     "uniform": lambda n: ENTRIES[np.round(np.linspace(0, 999, n)).astype(int)[::-1]],
+    "lu": lambda n: np.exp(np.linspace(np.log(HIGH), np.log(LOW), n)),  # Lu et al. 2022 with rho = 1, as diffusers has it
+    # ComfyUI's: rint of the quantiles times the count, entries from 1 on.
+    "beta": lambda n: ENTRIES[np.rint(beta(0.6, 0.6).ppf(1 - np.arange(n) / n) * 1000).astype(int).clip(1) - 1],
 }
 
 
@@ -260,9 +325,12 @@ def test_a_schedules_name_means_the_same_noise_levels_elsewhere(row: Names, n: i
     np.testing.assert_allclose(ours(row.ours, n), PUBLISHED[row.ours](n), rtol=1e-6)
     assert round(HIGH, 4) == 14.6146 and round(LOW, 4) == 0.0292  # as every tool prints them
     diffusers = pytest.importorskip("diffusers")
+    if not row.diffusers:
+        return
     option, _, value = row.diffusers.partition("=")
     table = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-    peer = diffusers.EulerDiscreteScheduler(**table, **{option: value or True})
+    scheduler = diffusers.EulerDiscreteScheduler if row.ours != "lu" else diffusers.DPMSolverMultistepScheduler
+    peer = scheduler(**table, **{option: value or True})
     peer.set_timesteps(n)
     theirs = peer.sigmas.double().numpy()[:-1]
     if row.ours in infotext._NEARLY:
@@ -275,8 +343,11 @@ def test_a_schedules_name_means_the_same_noise_levels_elsewhere(row: Names, n: i
 @pytest.mark.parametrize("row", SAMPLERS, ids=lambda row: row.ours)
 def test_every_class_in_the_table_is_there_in_diffusers(row: Names) -> None:
     diffusers = pytest.importorskip("diffusers")
+    if not row.diffusers:
+        return
     name, _, option = row.diffusers.partition("(")
-    kind, _, value = option.rstrip(")").partition("=")
+    kind, _, text = option.rstrip(")").partition("=")
+    value = int(text) if text.isdigit() else text
     made = getattr(diffusers, name)(**({kind: value} if kind else {}))
     assert not kind or made.config[kind] == value
 

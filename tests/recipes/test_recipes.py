@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from safelight.data import Pictures, Stream, load, to_unit
+from safelight.data import Pictures, Stream, load, memory, to_unit
 from safelight.data.composed import ScenesSource
+from safelight.data.text import TextSource
 from safelight.recipes import names, recipe
 from safelight.spec import SpecError, describe, parse
 from safelight.train import Train
@@ -21,9 +23,12 @@ FIXTURE = Path(__file__).parent.parent / "fixtures" / "fashion-1000"
 
 
 def some(found: Train) -> Pictures | Stream:
-    """Pictures such as the recipe learns from: scenes as they come, clothes from the fixture."""
+    """Pictures such as the recipe learns from: scenes as they come, a text's windows, clothes from the fixture."""
     if isinstance(found.data, ScenesSource):
         return found.data.stream(torch.device("cpu"))
+    if isinstance(found.data, TextSource):
+        line = np.frombuffer(b"in the beginning was the word  ".ljust(found.data.length), np.uint8)
+        return load(memory(np.tile(line, (4, 1)).reshape(4, 1, -1, 1), [""] * 4, list("abcd")))
     return load(str(FIXTURE), channels=1, size=(28, 28))
 
 

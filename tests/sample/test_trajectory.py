@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import random
+from itertools import pairwise
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -23,7 +28,7 @@ PROCESSES = [
     {"kind": "edm"},
     {"kind": "flow", "shift": 3.0},
 ]
-EXTRA = [
+EXTRA: list[dict[str, Any]] = [
     {"kind": "ddim", "eta": 1.0},
     {"kind": "ddpm", "variance": "large"},
     {"kind": "ddpm", "variance": "learned"},
@@ -36,7 +41,17 @@ EXTRA = [
     {"kind": "consistency", "gamma": 0.4},
     {"kind": "langevin", "snr": 0.1},
 ]
-SAMPLERS = [{"kind": kind} for kind in kinds("sampler")] + EXTRA
+SAMPLERS: list[dict[str, Any]] = [*({"kind": kind} for kind in kinds("sampler")), *EXTRA]
+# Every process there is, and tables whose entries are used up, or whose end is nothing but noise.
+EVERY: list[dict[str, Any]] = [
+    *({"kind": kind} for kind in kinds("process")),
+    {"kind": "linear", "T": 100},
+    {"kind": "linear", "T": 100, "zero_terminal_snr": True},
+    {"kind": "cosine-betas", "T": 100, "zero_terminal_snr": True},
+    {"kind": "constant", "T": 100},
+    {"kind": "flow", "shift": 0.2},
+]
+MEAN, VARIANCE = 0.3, 0.25
 
 
 @pytest.mark.parametrize("process_spec", PROCESSES, ids=str)
@@ -53,9 +68,55 @@ def test_the_true_picture_is_returned(spec: dict[str, object], grid_kind: str, p
         last = final(trajectory(lambda x, level: Estimate(truth, fraction), x, levels, sampler, Noise(0)))
         # Slopes at alpha = 1e-4 and less, at which some solvers look back, have lost that many digits.
         torch.testing.assert_close(
-            last.x, truth, rtol=0, atol=1e-8 if spec["kind"] in ("pndm", "abm", "ab", "lms", "deis") else 1e-12
+            last.x, truth, rtol=0, atol=1e-8 if spec["kind"] in ("pndm", "abm", "ab", "lms", "deis", "tuned") else 1e-12
         )
         assert last.i == n - 1 and last.n == n and float(last.level.sigma) == 0
+
+
+def gaussian(x: Tensor, level: Level) -> Estimate:
+    """The exact denoiser of N(MEAN, VARIANCE)."""
+    alpha, sigma, _ = level.floats
+    gain = alpha * VARIANCE / (alpha**2 * VARIANCE + sigma**2)
+    return Estimate(x.mul(gain).add_(MEAN - gain * alpha * MEAN), torch.full_like(x, 0.5))
+
+
+class Constant:
+    """Noise that costs nothing."""
+
+    def normal(self, purpose: str, now: Level | None, to: Level | None, like: Tensor) -> Tensor:
+        return torch.full_like(like, 0.7 if len(purpose) % 2 else -0.7)
+
+
+def finite(process_spec: dict[str, object], grid_kind: str, n: int, specs: list[dict[str, object]]) -> None:
+    """n steps that fall, in time and in noise, and of every sampler numbers at their end."""
+    process = build(process_spec, "process")
+    levels = process.at(build(grid_kind, "grid")(process, n)).split()
+    assert len(levels) == n + 1 and float(levels[-1].t) == 0
+    for now, to in pairwise(levels):
+        assert float(to.t) < float(now.t) and to.floats[2] < now.floats[2], (n, now, to)
+    alpha, sigma, _ = levels[0].floats
+    x = alpha * MEAN + math.sqrt(alpha**2 * VARIANCE + sigma**2) * torch.tensor([[1.0, -0.5]])
+    for spec in specs:
+        last = final(trajectory(gaussian, x, levels, build(spec, "sampler"), Constant()))
+        assert bool(torch.isfinite(last.x).all()), (spec, n, last.x)
+
+
+@pytest.mark.parametrize("process_spec", EVERY, ids=str)
+def test_nothing_in_the_registry_makes_no_number(process_spec: dict[str, object]) -> None:
+    """One step with every grid and sampler, and more of them with a third of the samplers; the next test does all."""
+    draw = random.Random(str(process_spec))
+    for grid_kind in kinds("grid"):
+        finite(process_spec, grid_kind, 1, SAMPLERS)
+        finite(process_spec, grid_kind, draw.randrange(2, 61), draw.sample(SAMPLERS, len(SAMPLERS) // 3))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # 11 s of a core that is free
+@pytest.mark.parametrize("grid_kind", list(kinds("grid")))
+@pytest.mark.parametrize("process_kind", list(kinds("process")))
+def test_nothing_in_the_registry_makes_no_number_at_any_count(process_kind: str, grid_kind: str) -> None:
+    for n in range(1, 101):
+        finite({"kind": process_kind}, grid_kind, n, [{"kind": kind} for kind in kinds("sampler")])
 
 
 @pytest.mark.parametrize("spec", SAMPLERS, ids=str)

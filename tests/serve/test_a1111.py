@@ -248,7 +248,16 @@ def test_webuiapi_makes_the_very_files_of_our_own_api(peer: webuiapi.WebUIApi, l
 
 def test_webuiapi_varies(peer: webuiapi.WebUIApi, live: Running) -> None:
     made = peer.txt2img(**PEER, subseed=5, subseed_strength=0.25)
-    assert files(made) == [own(live, sampler="euler-ancestral", task={"kind": "vary", "seed": 5, "strength": 0.25})]
+    assert files(made) == [own(live, sampler="euler-ancestral", variation={"seed": 5, "strength": 0.25})]
+    assert (made.info["subseed"], made.info["subseed_strength"]) == (5, 0.25)
+
+
+def test_webuiapi_churns(peer: webuiapi.WebUIApi, live: Running) -> None:
+    made = peer.txt2img(**PEER, sampler_name="Euler", scheduler="Karras", s_churn=2.0, s_tmin=0.1, s_tmax=0, s_noise=1.01)
+    churn = {"amount": 2.0, "s_min": 0.1, "s_noise": 1.01}
+    assert files(made) == [own(live, sampler="euler", grid="karras", churn=churn)]
+    with pytest.raises(RuntimeError, match="unipc.* looks back on earlier steps"):
+        peer.txt2img(**PEER, sampler_name="UniPC", s_churn=2.0)
 
 
 @pytest.mark.parametrize("masked", [False, True])

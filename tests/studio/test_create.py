@@ -302,6 +302,13 @@ def test_variation_safety_and_what_recording_costs(page: Page, studio: Studio) -
     page.get_by_label("Variation, number").fill("0.3")
     page.get_by_label("Variation, number").blur()
     page.get_by_label("Variation seed").fill("77")
+    page.get_by_label("Temperature, number").fill("0.9")
+    page.get_by_label("Temperature, number").blur()
+    page.get_by_label("Sampler", exact=True).select_option("heun-sde")
+    page.get_by_text("How it is steered").click()
+    page.get_by_label("Churn", exact=True).fill("3")
+    page.get_by_label("Churn up to noise level").fill("20")
+    page.get_by_label("Churn up to noise level").blur()
     expect(page.locator(".more")).to_contain_text("Safety: nothing is refused")
     page.get_by_role("radio", name="Everything").click()
     cost = page.locator(".more small", has_text="the dial works at every step")
@@ -311,8 +318,10 @@ def test_variation_safety_and_what_recording_costs(page: Page, studio: Studio) -
     with page.expect_response(lambda r: r.url.endswith("/v1/runs") and r.request.method == "POST") as sent:
         page.locator(".go .primary").click()
     asked = json.loads(sent.value.request.post_data or "{}")
-    assert asked["request"]["task"] == {"kind": "vary", "seed": 77, "strength": 0.3} and asked["record"] == "branches"
+    assert asked["request"]["variation"] == {"seed": 77, "strength": 0.3} and asked["record"] == "branches"
+    assert asked["request"]["temperature"] == 0.9 and asked["request"]["churn"] == {"amount": 3, "s_max": 20}
     run = studio.wait(sent.value.json()["id"])
+    assert run["state"] == "done" and run["request"]["churn"]["amount"] == 3
     took = len(studio.raw(f"/v1/runs/{run['id']}/trace.safetensors"))
     assert 0.8 < took / bytes_ < 1.25, (took, bytes_)
 

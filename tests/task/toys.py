@@ -14,7 +14,7 @@ from safelight.denoise import Denoise
 from safelight.generate import Finished, generate
 from safelight.model import Model
 from safelight.nn.dit import DiTSpec
-from safelight.process import Level
+from safelight.process import Level, Process
 from safelight.spec import build
 from safelight.task import Request
 from tests import small
@@ -22,6 +22,8 @@ from tests import small
 
 class Formula(nn.Module):
     """A denoiser that is `denoise`, whatever it is told; `told` keeps the conditions."""
+
+    process: Process
 
     def __init__(self, denoise: Denoise) -> None:
         super().__init__()
@@ -58,7 +60,9 @@ def model(
             if name.endswith("conv2.weight"):  # which begin at zero
                 nn.init.normal_(p, std=0.02)
     if denoise is not None:
-        made.denoiser = Formula(denoise)  # type: ignore[assignment]
+        formula = Formula(denoise)
+        formula.process = made.process
+        made.denoiser = formula  # type: ignore[assignment]
     return made.eval()
 
 

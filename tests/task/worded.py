@@ -11,7 +11,7 @@ from safelight.cond import Cond
 from safelight.denoise import Denoise, Estimate
 from safelight.model import Model
 from safelight.nn.dit import DiTSpec
-from safelight.process import Level
+from safelight.process import Level, Process
 from safelight.text.clip import CLIPTextSpec
 from tests import small
 from tests.task import toys
@@ -31,6 +31,8 @@ def words(seed: int = 0) -> Model:
 
 class Two(nn.Module):
     """x_0 ~ sum_k w_k N(m_k, std^2 I), w the first two numbers of Cond.vector; its exact denoiser, in float64."""
+
+    process: Process
 
     def __init__(self, means: Tensor, std: float) -> None:
         super().__init__()
@@ -56,7 +58,9 @@ def two(std: float = 0.3, process: str = "flow") -> Model:
     """Classes "shirt" and "shoe", exact; "bag" and "" are either with equal odds. Pictures of 8 x 8, distant means of size 0.5."""
     made = toys.model(labelled=True, process=process)
     g = torch.Generator().manual_seed(3)
-    made.denoiser = Two(0.5 * torch.randn(2, 64, generator=g).sign(), std)  # type: ignore[assignment]
+    exact = Two(0.5 * torch.randn(2, 64, generator=g).sign(), std)
+    exact.process = made.process
+    made.denoiser = exact  # type: ignore[assignment]
     assert made.text is not None
     with torch.no_grad():
         table = made.text.embedding.weight  # type: ignore[union-attr]

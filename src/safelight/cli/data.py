@@ -1,4 +1,4 @@
-"""Look at a data set before training on it (`data check DIR`), or get the one the recipes use (`data fetch fashion-mnist`)."""
+"""Look at a data set before training on it (`data check DIR`), or get the one the recipes use (`data fetch NAME`)."""
 
 from __future__ import annotations
 
@@ -28,18 +28,25 @@ def add(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--workers", type=int, help="threads that decode (up to 4)")
     check.add_argument("--all", action="store_true", help=f"list every file, not the first {LISTED}")
     fetch = verbs.add_parser("fetch", help="find or install a data set and verify it")
-    fetch.add_argument("name", choices=["fashion-mnist"])
+    fetch.add_argument("name", choices=["fashion-mnist", "kjv"])
 
 
 def run(args: argparse.Namespace) -> int:
     """Exit codes: 0 fine, 1 something was lost. Data that cannot be opened raise DataError."""
-    return _fetch() if args.action == "fetch" else _check(args)
+    return _fetch(args.name) if args.action == "fetch" else _check(args)
 
 
-def _fetch() -> int:
-    from safelight.data.fashion import fetch
+def _fetch(name: str) -> int:
+    from safelight.data import fashion, text
 
-    counts = fetch(lambda line: print(line, file=sys.stderr))
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    if name == "kjv":
+        found = text.fetch(say)
+        print(f"the King James Bible is {found.path}: {found.verses:,} verses, {found.characters:,} characters, verified")
+        return 0
+    counts = fashion.fetch(say)
     print(f"Fashion-MNIST is in {counts.folder}: {counts.train:,} + {counts.test:,} pictures, verified")
     return 0
 

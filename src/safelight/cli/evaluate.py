@@ -9,10 +9,11 @@
   safelight evaluate codec MODEL MODEL --out out/codec
   safelight evaluate retrieval JOINT --model MODEL
   safelight evaluate train-judge --out sprites-judge.safetensors
+  safelight evaluate likelihood MODEL --count 1000 --ode 100
 
 `quality` measures everything on the same pictures at one guidance scale: recognition, Frechet and kernel distance, precision,
-recall, density, coverage, copies of training pictures; beside each number stands what real pictures get. The others measure on
-sprite scenes, whose truth is known.
+recall, density, coverage, copies of training pictures; beside each number stands what real pictures get. `likelihood` counts the
+bits of real pictures under a model of pixels. The others measure on sprite scenes, whose truth is known.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     fit.add_argument("--out", default="out/fashion-mnist-classifier.safetensors", metavar="FILE", help="(%(default)s)")
     _real(fit)
     _text_to_image(verbs)
+    _likelihood(verbs)
 
     card = verbs.add_parser("card", help="render a result.json as Markdown for a model's card")
     card.add_argument("result", metavar="FILE", help="a result.json")
@@ -125,6 +127,39 @@ def _text_to_image(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -
         verb.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, ...")
 
 
+def _likelihood(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    bits = verbs.add_parser("likelihood", help="bits a value of pictures, by the variational bound and by the ODE")
+    bits.add_argument("model", metavar="MODEL", help="a model of pixels: a file, a run's folder, or a name that ships")
+    bits.add_argument("--count", type=int, default=1000, metavar="N", help="pictures for the bound, 0 for none (%(default)s)")
+    bits.add_argument(
+        "--ode", type=int, default=0, metavar="N", help="pictures for the ODE, the first of the same (%(default)s)"
+    )
+    bits.add_argument("--steps", type=int, metavar="N", help="of the bound's chain (a table's entries; 1000 elsewhere)")
+    bits.add_argument("--grid", metavar="KIND", help="of the bound's chain (uniform on a table, exponential elsewhere)")
+    bits.add_argument(
+        "--terms", type=int, default=50, metavar="N", help="steps looked at for a picture, 0 for all (%(default)s)"
+    )
+    bits.add_argument("--no-clip", action="store_true", help="estimates of the bound as they are, also outside of [-1, 1]")
+    bits.add_argument("--variance", choices=("small", "large", "learned"), help="of a step (learned where it is, else small)")
+    bits.add_argument(
+        "--trace", choices=("rademacher", "gaussian", "exact"), default="rademacher", help="of the ODE's slope (%(default)s)"
+    )
+    bits.add_argument(
+        "--dequantise", choices=("uniform", "normal"), default="uniform", help="of bytes, for the ODE (%(default)s)"
+    )
+    bits.add_argument("--probes", type=int, default=1, metavar="N", help="random vectors for that trace (%(default)s)")
+    bits.add_argument("--tolerance", type=float, default=1e-4, metavar="X", help="of the ODE's solver (%(default)s)")
+    bits.add_argument(
+        "--prompts", choices=("own", "none"), default="own", help="tell each picture's caption, or none (%(default)s)"
+    )
+    bits.add_argument("--test", metavar="DATA", help="real pictures (default: Fashion-MNIST's test set)")
+    bits.add_argument("--weights", metavar="NAME", help="raw, or the name of an average (ema)")
+    bits.add_argument("--seed", type=int, default=0, help="of the choice of pictures and of all draws (%(default)s)")
+    bits.add_argument("--batch", type=int, default=50, metavar="N", help="pictures at a time (%(default)s)")
+    bits.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, ...")
+    bits.add_argument("--out", default="out/likelihood", metavar="DIR", help="a stopped run goes on from here (%(default)s)")
+
+
 def _real(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train", metavar="DATA", help="what the model learned from (default: Fashion-MNIST's training set)")
     parser.add_argument("--test", metavar="DATA", help="real pictures that it never saw (default: Fashion-MNIST's test set)")
@@ -136,7 +171,7 @@ def run(args: argparse.Namespace) -> int:
         return _quality(args)
     if args.what == "classifier":
         return _classifier(args)
-    if args.what in ("adherence", "codec", "retrieval", "train-judge"):
+    if args.what in ("adherence", "codec", "retrieval", "likelihood", "train-judge"):
         from safelight.cli import judging
 
         return int(getattr(judging, args.what.replace("-", "_"))(args))

@@ -73,7 +73,7 @@ def sampled(model: Model, settings: list[str]) -> ModelSpec:
         defaults = Defaults.model_validate(found)
     except ValidationError as error:
         raise SpecError(f"--set: {one_line(error)}") from None
-    defaults.grid(model.spec.process, defaults.steps)
+    defaults.grid(model.process, defaults.steps)
     return model.spec.model_copy(update={"defaults": defaults})
 
 

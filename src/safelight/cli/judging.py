@@ -1,4 +1,4 @@
-"""What `safelight evaluate adherence`, `codec`, `retrieval` and `train-judge` do: run, show progress, write files, print a table."""
+"""What the longer verbs of `safelight evaluate` do: run, show progress, write files, print a table."""
 
 from __future__ import annotations
 
@@ -252,4 +252,39 @@ def retrieval(args: argparse.Namespace) -> int:
     print(text, end="\n\n")
     for name in ("retrieval.json", "retrieval.md"):
         print(f"{name:<14} {out / name}")
+    return 0
+
+
+def likelihood(args: argparse.Namespace) -> int:
+    """Bits a value of pictures under a model, by the bound and by the ODE; writes result.json and, of a bound, terms.png."""
+    from safelight import data as store
+    from safelight import device as devices
+    from safelight.data.fashion import FashionMNISTSource
+    from safelight.draw.terms import terms
+    from safelight.evaluate import likelihood as measure
+    from safelight.files import atomic_bytes
+    from safelight.model import load
+
+    fields = ("count", "ode", "steps", "grid", "variance", "dequantise", "trace", "probes", "prompts", "seed", "batch")
+    given = {name: getattr(args, name) for name in fields}
+    given |= {"terms": args.terms or None, "clip": not args.no_clip, "rtol": args.tolerance, "atol": args.tolerance}
+    plan = measure.Plan.model_validate(given)
+    model = load(args.model, args.weights, device=devices.pick(args.device))
+    source = store.detect(args.test) if args.test else FashionMNISTSource(split="test")
+    pictures = store.load(source, channels=model.spec.channels, size=model.spec.size)
+    out = Path(args.out)
+    with Watch("pictures") as watch:
+        for event in measure.likelihood(model, pictures, plan, out / "kept"):
+            if isinstance(event, measure.Measured):
+                watch.see(*event)
+    assert isinstance(event, measure.Report)
+    atomic_bytes(out / "result.json", (json.dumps(event.numbers, indent=2) + "\n").encode())
+    written = ["result.json"]
+    if "bound" in event.numbers:
+        name = model.name if model.name != "model" else Path(args.model).name
+        terms(out / "terms.png", {"": event.numbers}, title=f"The bound of {name}, term by term")
+        written.append("terms.png")
+    print(measure.table(event.numbers), end="\n\n")
+    for name in written:
+        print(f"{name:<12} {out / name}")
     return 0

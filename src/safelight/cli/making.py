@@ -35,8 +35,12 @@ _SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
 _NO_WRITER = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic")
 
 
-def options(parser: argparse.ArgumentParser, *, model: bool = True, film: str = "the denoising as a film") -> None:
-    """The options of every verb that makes pictures. model: `--model`, for verbs that do not take it by position."""
+def options(
+    parser: argparse.ArgumentParser, *, model: bool = True, variation: bool = True, film: str = "the denoising as a film"
+) -> None:
+    """The options of every verb that makes pictures. model: `--model`, for verbs that do not take it by position. variation: those of
+    a variation, for verbs that have none of their own.
+    """
     asked = parser.add_argument_group("what")
     if model:
         asked.add_argument(
@@ -53,9 +57,27 @@ def options(parser: argparse.ArgumentParser, *, model: bool = True, film: str = 
     asked.add_argument("--size", metavar="HxW", help="in pixels, if not the size the model was trained on")
     how = parser.add_argument_group("how (what is not given is the model's default)")
     how.add_argument("--steps", "--num-inference-steps", type=int, metavar="N", help="steps of the sampler")
-    how.add_argument("--sampler", metavar="KIND", help="see: safelight list sampler")
+    how.add_argument("--sampler", metavar="KIND|FILE", help="see: safelight list sampler; or a file of safelight tune-sampler")
     how.add_argument("--grid", metavar="KIND", help="where the steps lie; see: safelight list grid")
     how.add_argument("--guidance", "--guidance-scale", type=float, metavar="X", help="classifier-free guidance; 1 is none")
+    how.add_argument("--temperature", type=float, metavar="X", help="every draw of noise times this; 1 is the model's own (1)")
+    how.add_argument(
+        "--churn",
+        type=float,
+        metavar="X",
+        help="fresh noise before each step of a one-step sampler; more by --set churn.s_min=...",
+    )
+    if variation:
+        how.add_argument(
+            "--variation-seed", "--subseed", type=int, metavar="N", help="go towards the noise of this seed (--seed + 1)"
+        )
+        how.add_argument(
+            "--variation-strength",
+            "--subseed-strength",
+            type=float,
+            metavar="X",
+            help="how far: 0 stays, 1 is that seed's (0.1)",
+        )
     how.add_argument(
         "--set", action="append", default=[], metavar="PATH=VALUE", help="any field: sampler.eta=1, mix.rescale=0.7"
     )
@@ -91,20 +113,26 @@ def resolve(
 
     A later one goes over an earlier: the file's fields (without a file `plain`), what the verb was given, the flags, --set.
     """
+    from safelight.cli.fitted import fitted, is_file
     from safelight.cli.overrides import assign, read
     from safelight.guide.cfg import scaled
     from safelight.spec import describe, parse
     from safelight.task import Request
 
     asked_for: dict[str, Any] = {**(read(args.config) if getattr(args, "config", None) else plain or {}), **given}
-    names = ("negative_prompt", "emphasis", "count", "seed", "index", "steps", "sampler", "grid", "micro_batch")
+    names = ("negative_prompt", "emphasis", "count", "seed", "index", "steps", "sampler", "grid", "temperature", "micro_batch")
     flags = {name.removesuffix("_prompt"): getattr(args, name, None) for name in names} | {
         "size": size(getattr(args, "size", None))
     }
+    if isinstance(flags["sampler"], str) and is_file(flags["sampler"]):
+        asked_for |= fitted(str(flags.pop("sampler")), model)
     asked_for |= {name: value for name, value in flags.items() if value is not None}
+    asked_for |= _noised(args, asked_for)
     asked = parse(asked_for, "request")
     assert isinstance(asked, Request)
-    full = describe(asked.resolve(model, assets), family=False)
+    # Whether churn and variation go with the rest is for the end to say: --set may change the rest.
+    apart = {name: value for name, value in describe(asked).items() if name in ("churn", "variation")}
+    full = describe(asked.model_copy(update=dict.fromkeys(apart)).resolve(model, assets), family=False) | apart
     if args.guidance is not None:
         full["mix"] = scaled(full["mix"], args.guidance)
     changed = assign(full, args.set)
@@ -117,6 +145,19 @@ def resolve(
     asked = parse(changed, "request")
     assert isinstance(asked, Request)
     return asked.resolve(model, assets)
+
+
+def _noised(args: argparse.Namespace, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of --churn and the variation's flags, over those there are."""
+    found: dict[str, Any] = {}
+    if (amount := getattr(args, "churn", None)) is not None:
+        found["churn"] = {**(asked.get("churn") or {}), "amount": amount}
+    seed, strength = getattr(args, "variation_seed", None), getattr(args, "variation_strength", None)
+    if hasattr(args, "variation_strength") and (seed, strength) != (None, None):
+        before = {"seed": asked.get("seed", 0) + 1, **(asked.get("variation") or {})}
+        given = {"seed": seed, "strength": strength}
+        found["variation"] = before | {name: value for name, value in given.items() if value is not None}
+    return found
 
 
 def kept(args: argparse.Namespace) -> dict[str, Any]:

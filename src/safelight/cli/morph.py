@@ -59,7 +59,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     film = parser.add_argument_group("the film")
     film.add_argument("--seconds", type=float, default=3.0, metavar="X", help="from the first to the last frame (3)")
     film.add_argument("--back", action="store_true", help="and back again, so that it loops")
-    making.options(parser, model=False, film="the film of the finished pictures")
+    making.options(parser, model=False, variation=False, film="the film of the finished pictures")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -169,10 +169,10 @@ def of_picture(
 
     if note is not None and note.model.fingerprint == model.fingerprint and not reseeded:
         asked = reproduce.request_for(note, given)
-        if isinstance(asked.task, Text):
+        if isinstance(asked.varied, Text):
             full = describe(asked, family=False)
             end = {"prompt": reproduce.prompt_of(note), "negative": asked.negative, "seed": asked.seed}
-            how = {k: full[k] for k in ("steps", "sampler", "grid", "mix", "bends", "size", "emphasis")}
+            how = {k: full[k] for k in ("steps", "sampler", "grid", "mix", "bends", "temperature", "churn", "size", "emphasis")}
             return {**end, "number": asked.index + note.index}, how
     if reseeded:
         raise SpecError(f"--seeds: {name} is a picture, which has its own noise")

@@ -6,8 +6,9 @@
   safelight train mine.yaml --data ~/pictures --device cpu
   safelight train --resume --out runs/small
 
-Recipes: fashion-mnist, fashion-mnist-dit, fashion-mnist-edm, fashion-mnist-noisy-classifier, fashion-mnist-tutorial,
-sprites-clip, sprites-dit, sprites-unet, sprites-vae, sprites-vae-sharp, sprites-vq.
+Recipes: d3pm-text, fashion-mnist, fashion-mnist-dit, fashion-mnist-edm, fashion-mnist-noisy-classifier,
+fashion-mnist-tutorial, improved-ddpm, masked-fashion, ncsn, sprites-clip, sprites-dit, sprites-unet, sprites-vae,
+sprites-vae-sharp, sprites-vq, vdm, ve-sde, vp-sde.
 Ctrl-C finishes the step, writes a checkpoint and says how to go on.
 """
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 # Pictures of a sample grid: so many for each class, or in all for a model without classes.
 _EACH, _PLAIN = 4, 16
 _CLASSES = 10
+# What is done with a model that is not of pictures.
+_VERBS = {"joint": "evaluate retrieval", "tokens": "tokens sample"}
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -152,7 +155,8 @@ def _train(going: Run, board: Any) -> int:
     state = going.state
     held = f", held-out loss {state.history[-1].loss:.4f}" if state.history else ""
     print(f"trained to step {state.step:,}, {state.seen:,} pictures seen, {seconds:.0f} s{held}")
-    print(f"model    {going.out}    (safelight sample {going.out})")
+    verb = _VERBS.get(going.recipe.model.kind, "sample")
+    print(f"model    {going.out}    (safelight {verb} {going.out})")
     return 0
 
 

@@ -53,7 +53,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"a model, or one more that PICTURE was made with; without it the picture's own, if it ships, or {making.MODEL}",
     )
-    making.options(parser, model=False)
+    making.options(parser, model=False, variation=False)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -138,7 +138,7 @@ def of_note(args: argparse.Namespace, note: Note, assets: Assets) -> dict[str, A
         args.seed = None  # which would go over it
     else:
         vary = {"kind": "vary", "seed": other, "strength": strength, "number": asked.index + note.index}
-        given["task"] = {**vary, "of": given["task"]}
+        given |= {"task": {**vary, "of": describe(asked.varied, family=False)}, "variation": None}
     prompt = args.prompt if args.prompt is not None else reproduce.prompt_of(note)
     return {**given, "prompt": [prompt], "index": 0, "micro_batch": None}
 

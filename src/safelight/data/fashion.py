@@ -7,15 +7,13 @@ puts it. `fetch` installs that package where the system can, and otherwise says 
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from safelight.data import idx
+from safelight.data import debian, idx
 from safelight.data.source import DataError, Dataset, Source
 
 PACKAGE = "dataset-fashion-mnist"
@@ -91,10 +89,7 @@ def fetch(say: Callable[[str], None] = print) -> Counts:
     """
     folder = find()
     if folder is None:
-        prefix = _administrator()
-        if shutil.which("apt-get") is None or prefix is None:
-            raise DataError(f"Fashion-MNIST is not on this machine: {remedy()}")
-        _install(prefix, say)
+        debian.install(PACKAGE, "30 MB", "Fashion-MNIST", remedy(), say)
         folder = find()
         if folder is None:
             raise DataError(f"the package {PACKAGE} is installed but its files are not in {PACKAGED}: {remedy()}")
@@ -109,26 +104,3 @@ def remedy() -> str:
         "data/fashion-mnist; or read it from the hub: pip install 'safelight[data]' and the source "
         "{kind: hub, name: zalando-datasets/fashion_mnist}"
     )
-
-
-def _administrator() -> list[str] | None:
-    """What to put before a command so that it may install packages: nothing for root, sudo when it asks no password."""
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        return []
-    if shutil.which("sudo") and subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False).returncode == 0:
-        return ["sudo", "-n"]
-    return None
-
-
-def _install(prefix: list[str], say: Callable[[str], None]) -> None:
-    quiet = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
-    install = [*quiet, "install", "-y", "--no-install-recommends", PACKAGE]
-    say(f"installing Debian's package {PACKAGE} (30 MB)")
-    done = subprocess.run(install, capture_output=True, text=True, check=False)
-    if done.returncode:
-        say("refreshing the list of packages")
-        subprocess.run([*quiet, "update"], capture_output=True, check=False)
-        done = subprocess.run(install, capture_output=True, text=True, check=False)
-    if done.returncode:
-        why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise DataError(f"apt-get could not install {PACKAGE} ({why}): {remedy()}")

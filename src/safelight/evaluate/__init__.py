@@ -3,6 +3,7 @@
 classifier.py  the eye: a small classifier, its features pinned by hash      fit.py  its training
 frechet.py     distance of Gaussians       kernel.py   unbiased MMD^2 with an interval
 manifold.py    precision, recall, density, coverage
+likelihood.py  bits of real pictures: the variational bound term by term, and the probability-flow ODE
 copies.py      nearness to training pictures, calibrated on held-out ones
 real.py, made.py   the two sides: real pictures, and generated ones with how they were made
 report.py      all of it at once, as JSON  card.py     the same as Markdown

@@ -170,22 +170,73 @@ SAMPLERS: tuple[Names, ...] = (
         ("k_euler_a", "k_euler_ancestral"),
     ),
     Names("heun", "Heun", "HeunDiscreteScheduler", "heun", "sample_heun", ("k_heun",)),
+    Names("lms", "LMS", "LMSDiscreteScheduler", "lms", "sample_lms", ("k_lms", "k_lms_ka")),
+    Names(
+        "dpm++3m-sde",
+        "DPM++ 3M SDE",
+        "",
+        "dpmpp_3m_sde",
+        "sample_dpmpp_3m_sde",
+        ("dpmpp_3m_sde_gpu", "k_dpmpp_3m_sde", "k_dpmpp_3m_sde_ka"),
+    ),
+    Names("unipc", "UniPC", "UniPCMultistepScheduler", "uni_pc", "", ("uni_pc_bh2",)),
+    Names("pndm", "PLMS", "PNDMScheduler", "", ""),
+    Names("consistency", "LCM", "LCMScheduler", "lcm", "", ("k_lcm",)),
+    Names("dpm++2s", "", "DPMSolverSinglestepScheduler", "", ""),
+    Names("dpm++3m", "", "DPMSolverMultistepScheduler(solver_order=3)", "", ""),
+    Names("deis", "", "DEISMultistepScheduler", "deis", ""),
+    Names("sa", "", "SASolverScheduler", "sa_solver", ""),
+    Names("pc", "", "ScoreSdeVeScheduler", "", ""),
+    Names("repaint", "", "RePaintScheduler", "", ""),
 )
+# What a name means elsewhere where that is not our default, by its spelling.
+_ELSEWHERE: dict[str, dict[str, Any]] = {
+    "unipc": {"b": "bh1"},  # A1111's
+    "uni_pc": {"b": "bh1"},
+    "unipcmultistepscheduler": {"k": 2},
+    "deismultistepscheduler": {"k": 2},
+    "plms": {"runge_kutta": False},
+    "dpmsolvermultistepscheduler(solver_order=3)": {"plain": True},
+    **{
+        name.casefold(): {"plain": True}
+        for row in SAMPLERS
+        if row.ours == "dpm++3m-sde"
+        for name in row.all
+        if name != row.ours
+    },
+}
 GRIDS: tuple[Names, ...] = (
     Names("karras", "Karras", "use_karras_sigmas", "karras", "get_sigmas_karras"),
-    Names("exponential", "Exponential", "use_exponential_sigmas", "exponential", "get_sigmas_exponential"),
+    Names(
+        "exponential",
+        "Exponential",
+        "use_exponential_sigmas",
+        "exponential",
+        "get_sigmas_exponential",
+        ("Polyexponential", "get_sigmas_polyexponential"),
+    ),
+    Names("lu", "", "use_lu_lambdas", "", ""),
+    Names("beta", "", "", "beta", ""),
     Names("leading", "DDIM", "timestep_spacing=leading", "ddim_uniform", "", ("leading",)),
     Names("trailing", "SGM Uniform", "timestep_spacing=trailing", "sgm_uniform", "", ("trailing", "Simple", "SGMUniform")),
     Names("uniform", "Uniform", "timestep_spacing=linspace", "normal", "get_sigmas", ("linspace", "Normal")),
 )
 # Where the same name does not give the same noise levels to six digits.
 _NEARLY: dict[str, str] = {
+    "beta": "the quantiles are of the time here and in ComfyUI, of the noise level there",
     "leading": "each step lies one entry lower here",
     "trailing": "up to an entry of the table apart",
     "uniform": "steps fall on the nearest entries of the table here, between them there",
 }
 # What A1111 calls Automatic, by sampler.
-_AUTOMATIC: dict[str, str] = {"dpm++2m": "karras", "dpm++2m-sde": "exponential", "ddim": "leading", "ddpm": "leading"}
+_AUTOMATIC: dict[str, str] = {
+    "dpm++2m": "karras",
+    "dpm++2m-sde": "exponential",
+    "dpm++3m-sde": "exponential",
+    "ddim": "leading",
+    "ddpm": "leading",
+    "pndm": "leading",
+}
 
 
 def known(name: str, table: tuple[Names, ...]) -> str | None:
@@ -198,6 +249,7 @@ def sampler_and_grid(name: str, schedule: str = "") -> tuple[str | None, str | N
     """(sampler, grid): our kinds for a sampler's and a schedule's foreign names, None for what there is not here.
 
     Older texts say the schedule in the sampler's name ("DPM++ 2M Karras"); without any it is A1111's choice for the sampler.
+    What the sampler's name means there beside its kind, `elsewhere` tells.
     """
     sampler, grid = known(name, SAMPLERS), known(schedule, GRIDS) if schedule else None
     if sampler is None:
@@ -209,6 +261,13 @@ def sampler_and_grid(name: str, schedule: str = "") -> tuple[str | None, str | N
     if grid is None and sampler is not None and schedule.casefold() in ("", "automatic"):
         grid = _AUTOMATIC.get(sampler, "uniform")
     return sampler, grid
+
+
+def elsewhere(name: str) -> dict[str, Any]:
+    """The fields by which our sampler is what another tool means by `name`, where our own defaults are others."""
+    stem, _, tail = name.strip().rpartition(" ")
+    wanted = name.strip() if known(name, SAMPLERS) or not known(tail, GRIDS) else stem
+    return dict(_ELSEWHERE.get(wanted.casefold(), {}))
 
 
 # ---- from a request ----------------------------------------------------------------------------------------------------------
@@ -250,7 +309,8 @@ def of(request: Spec | Mapping[str, Any], note: Noted | None = None) -> Infotext
     prompts = asked.get("prompt") or [""]
     scale = 1 if mix.get("kind") == "none" else mix.get("scale")
     kind = task.get("kind") if task.get("kind") != "text" else None
-    varied = kind == "vary" and task.get("of") == {"kind": "text"} and task.get("number") is None
+    variation, churn = asked.get("variation") or {}, asked.get("churn") or {}
+    varied = kind == "vary" and task.get("of") == {"kind": "text"} and task.get("number") is None and not variation
     plain = mix.get("kind") in ("cfg", "none", None) and not isinstance(scale, Mapping)
     interval = list(mix.get("interval") or ())
     said: dict[str, Any] = {
@@ -269,8 +329,9 @@ def of(request: Spec | Mapping[str, Any], note: Noted | None = None) -> Infotext
     said |= {
         "Seed index": (asked.get("index") or 0) + number or None,
         "Denoising strength": task.get("strength") if "picture" in task else None,
-        "Variation seed": task.get("seed") if varied else None,
-        "Variation seed strength": task.get("strength") if varied else None,
+        "Variation seed": task.get("seed") if varied else variation.get("seed"),
+        "Variation seed strength": task.get("strength") if varied else variation.get("strength"),
+        "Temperature": None if asked.get("temperature", 1.0) == 1 else asked["temperature"],
         "Emphasis": {"a1111": None, "none": "None"}.get(asked.get("emphasis", "a1111"), asked.get("emphasis")),
         "Guidance": None if plain else mix.get("kind"),
         "CFG rescale": mix.get("rescale") or None,
@@ -278,10 +339,20 @@ def of(request: Spec | Mapping[str, Any], note: Noted | None = None) -> Infotext
         "Bends": ", ".join(str(bend.get("kind")) for bend in asked.get("bends") or ()),
         "Task": None if varied else kind,
     }
-    for spec, names in ((sampler, _SAMPLER_FIELDS), (grid, _GRID_FIELDS)):
-        for field, name in names.items():
-            if spec.get(field) not in (None, _PLAIN.get((spec.get("kind"), field), _PLAIN.get(field))):
-                said[name(spec["kind"])] = spec[field]
+    for family, spec in (("sampler", sampler), ("grid", grid)):
+        for field, value in spec.items():
+            if (
+                field != "kind"
+                and value not in (None, [])
+                and value != _PLAIN.get((spec.get("kind"), field), _PLAIN.get(field))
+            ):
+                said[_named(family, str(spec.get("kind")), field)] = value
+    if churn.get("amount"):
+        said |= {
+            _SAMPLER_FIELDS[name](""): churn.get(field)
+            for field, name in _CHURN.items()
+            if churn.get(field) != _PLAIN.get(name)
+        }
     said["Version"] = f"safelight {note.versions.get('safelight', '')}".strip() if note is not None else "safelight"
     settings = {name: _told(value) for name, value in said.items() if value not in (None, "")}
     return Infotext(
@@ -297,7 +368,13 @@ _SAMPLER_FIELDS: dict[str, Callable[[str], str]] = {
     "churn_max": lambda kind: "Sigma tmax",
     "churn_scale": lambda kind: "Sigma noise",
     "variance": lambda kind: "Variance",
+    "b": lambda kind: "UniPC variant",
+    "k": lambda kind: "UniPC order" if kind == "unipc" else "Sampler k",
 }
+# A request's churn -> the field of euler and heun that is the same.
+_CHURN = {"amount": "churn", "s_min": "churn_min", "s_max": "churn_max", "s_noise": "churn_scale"}
+# What is told in a word and no number.
+_WORDS = ("Variance", "UniPC variant")
 _GRID_FIELDS: dict[str, Callable[[str], str]] = {
     "rho": lambda kind: "Schedule rho",
     "s_min": lambda kind: "Schedule min sigma",
@@ -312,9 +389,48 @@ _PLAIN: dict[Any, Any] = {
     "churn_min": 0.0,
     "churn_scale": 1.0,
     "variance": "small",
+    "k": 3,
+    ("lms", "k"): 4,
+    "form": "velocity",
+    ("abm", "correct"): 2,
+    ("sa", "correct"): 3,
+    ("unipc", "correct"): True,
+    "spread": 0.14,
+    "gamma": 1.0,
+    "base": "log-s",
+    "brownian": False,
+    "r": 0.5,
+    "plain": False,
+    "last": 1,
+    "b": "bh2",
+    "runge_kutta": True,
+    "tau": 1.0,
+    "tau_min": 0.0,
+    ("langevin", "times"): 5,
+    ("repaint", "times"): 5,
+    ("pc", "times"): 1,
+    ("langevin", "size"): 0.2,
+    ("pc", "snr"): 0.16,
+    ("repaint", "inner"): {"kind": "ddim", "eta": 0.0},
+    ("pc", "predictor"): {"kind": "ddim", "eta": 1.0},
     "rho": 7.0,
+    ("lu", "rho"): 1.0,
     "start": 1.0,
+    "power": 1.0,
+    "entries": 1000,
+    "a": 0.6,
+    ("beta", "b"): 0.6,
 }
+
+
+def _named(family: str, kind: str, field: str) -> str:
+    """What a text calls a field of a sampler or a grid: A1111's name for it, else ours."""
+    names = _SAMPLER_FIELDS if family == "sampler" else _GRID_FIELDS
+    return (
+        names[field](kind)
+        if field in names
+        else f"{'Sampler' if family == 'sampler' else 'Schedule'} {field.replace('_', ' ')}"
+    )
 
 
 def _described(asked: Mapping[str, Any]) -> None:
@@ -376,7 +492,7 @@ _SCHEDULED = re.compile(r"(?<!\\)\[[^\[\]]*(?::[\d.]+|\|[^\[\]]*)\]")
 # How far a model is sent beyond the pictures it has seen before its own size is taken instead: in pixels, as a ratio.
 _FARTHEST = 4
 # What a request takes (task/base.py, guide/strength.py, which load torch).
-_MOST_STEPS, _MOST_SCALE = 100_000, 1_000_000
+_MOST_STEPS, _MOST_SCALE, _WARMEST = 100_000, 1_000_000, 10
 
 
 def to_request(info: Infotext, model: Model, source: str | None = None) -> tuple[dict[str, Any], list[str]]:
@@ -405,6 +521,7 @@ class _Reader:
         self.given |= {"prompt": [self.words(self.info.prompt)], "negative": self.words(self.info.negative, "negative prompt")}
         self.whole("Steps", "steps", least=1, most=_MOST_STEPS)
         self.sampler()
+        self.noise()
         self.guidance()
         self.seed()
         self.size()
@@ -474,9 +591,9 @@ class _Reader:
                 )
             grid = None
         if sampler is not None:
-            self.given["sampler"] = self.fields({"kind": sampler}, _SAMPLER_FIELDS)
+            self.given["sampler"] = self.fields({"kind": sampler} | ({} if self.native else elsewhere(name)), "sampler")
         if grid is not None:
-            self.given["grid"] = self.fields({"kind": grid}, _GRID_FIELDS)
+            self.given["grid"] = self.fields({"kind": grid}, "grid")
             if not self.native and grid in _NEARLY:
                 self.reports.append(
                     f"Schedule type: {schedule or 'Automatic'} is followed nearly, as '{grid}': {_NEARLY[grid]}"
@@ -491,15 +608,14 @@ class _Reader:
         """The kind of the model's default."""
         return str(getattr(self.model.spec.defaults, part).kind)
 
-    def fields(self, spec: dict[str, Any], names: Mapping[str, Callable[[str], str]]) -> dict[str, Any]:
+    def fields(self, spec: dict[str, Any], family: str) -> dict[str, Any]:
         """A part with those of its fields that the text sets."""
         from safelight.spec import kinds, parse
 
-        family = "sampler" if names is _SAMPLER_FIELDS else "grid"
         for field in kinds(family)[spec["kind"]].model_fields:
-            name = names[field](spec["kind"]) if field in names else ""
-            if name == "Variance" and name in self.left:
-                value: Any = self.left.pop(name)
+            name = _named(family, spec["kind"], field)
+            if field not in (_SAMPLER_FIELDS if family == "sampler" else _GRID_FIELDS) or name in _WORDS:
+                value: Any = _untold(self.left.pop(name, None))
             else:
                 value = self.number(name)
                 # A1111 writes a schedule's 0 for "as the model has it".
@@ -514,6 +630,33 @@ class _Reader:
             else:
                 spec[field] = value
         return spec
+
+    def noise(self) -> None:
+        """A temperature, and the churn of a sampler that has none of its own."""
+        warm = self.number("Temperature") if self.native else None
+        if warm is not None and 0 <= warm <= _WARMEST:
+            self.given["temperature"] = warm
+        elif warm is not None:
+            self.say("Temperature", _told(warm), f"it lies in 0..{_WARMEST}")
+        if _SAMPLER_FIELDS["churn"]("") not in self.left:
+            return
+        found = {field: self.number(_SAMPLER_FIELDS[name]("")) for field, name in _CHURN.items()}
+        churn = {field: value for field, value in found.items() if value is not None}
+        try:
+            self.churned(churn)
+        except SpecError as error:
+            self.say("Sigma churn", _told(churn.get("amount", "")), str(error).partition(": ")[2])
+
+    def churned(self, churn: dict[str, Any]) -> None:
+        """Take a churn over. Raises SpecError where the sampler cannot have it, or the numbers cannot be."""
+        from safelight.spec import parse
+        from safelight.task import Request
+
+        sampler = self.given.get("sampler", describe(self.model.spec.defaults.sampler, family=False))
+        asked = parse({"sampler": sampler, "churn": churn}, "request")
+        assert isinstance(asked, Request)
+        if churn.get("amount") and asked.solver is not None:
+            self.given["churn"] = churn
 
     def guidance(self) -> None:
         if self.native and (kind := self.left.pop("Guidance", None)) is not None:
@@ -563,10 +706,8 @@ class _Reader:
             return
         if seed is None or seed != int(seed) or not 0 <= strength <= 1:
             self.say("Variation seed strength", _told(strength), "it needs a variation seed, and lies in 0..1")
-        elif not self.exists("task", "vary"):
-            self.say("Variation seed", _told(seed), "there is no task 'vary' here")
         else:
-            self.given["task"] = {"kind": "vary", "seed": int(seed), "strength": strength}
+            self.given["variation"] = {"seed": int(seed), "strength": strength}
 
     def size(self) -> None:
         text = self.left.pop("Size", None)
@@ -618,8 +759,7 @@ class _Reader:
         elif not 0 <= strength <= 1:
             self.say("Denoising strength", _told(strength), "it lies in 0..1")
         else:
-            image = {"kind": "image", "picture": self.picture, "strength": strength}
-            self.given["task"] = {**self.given["task"], "of": image} if "task" in self.given else image  # a variation of it
+            self.given["task"] = {"kind": "image", "picture": self.picture, "strength": strength}
 
     def made_by(self) -> None:
         name, digits = self.left.get("Model"), self.left.get("Model hash")
@@ -631,6 +771,14 @@ class _Reader:
             self.reports.append(f"Model: made with {name}, another one than this")
 
 
+def _untold(text: str | None) -> Any:
+    """What `_told` wrote."""
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError:
+        return text
+
+
 def _finite(text: str) -> float:
     value = float(text)
     if value != value or value in (float("inf"), -float("inf")):
@@ -638,4 +786,17 @@ def _finite(text: str) -> float:
     return value
 
 
-__all__ = ["EXACT", "GRIDS", "SAMPLERS", "Infotext", "Names", "known", "of", "parse", "sampler_and_grid", "to_request", "write"]
+__all__ = [
+    "EXACT",
+    "GRIDS",
+    "SAMPLERS",
+    "Infotext",
+    "Names",
+    "elsewhere",
+    "known",
+    "of",
+    "parse",
+    "sampler_and_grid",
+    "to_request",
+    "write",
+]

@@ -1,8 +1,12 @@
-"""How a network hears a noise level: a number becomes a vector of waves, and an MLP makes of it what the blocks add."""
+"""How a network hears a noise level: a number becomes a vector of waves, and an MLP makes of it what the blocks add.
+
+And how it sees the last bits of a picture: by `waves` of its values.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from pydantic import Field
@@ -82,3 +86,16 @@ class Fourier(nn.Module):
         """s: (n,) noise values. Returns (n, width) float32."""
         angle = 2 * math.pi * s.float()[:, None] * self.f.float()  # (n, h)
         return F.pad(torch.cat((angle.cos(), angle.sin()), dim=1), (0, self.width % 2))  # (n, width)
+
+
+def waves(x: Tensor, powers: Sequence[int]) -> Tensor:
+    """x beside sin(2^n pi x) and cos(2^n pi x) for each n of `powers` (Kingma et al. 2021, VDM, section 3.4; there n = 7, 8).
+
+    x: (B, C, *space), in [-1, 1] up to its noise. Returns (B, C (1 + 2 len(powers)), *space) in the dtype of x; with no powers, x.
+    They tell apart values that a convolution sees as one: with n = 7 neighbouring grey levels of 256 are half a turn apart.
+    """
+    if not powers:
+        return x
+    exact = x.to(torch.promote_types(x.dtype, torch.float32))
+    angles = [exact * (math.pi * 2.0**n) for n in powers]  # (B, C, *space) each
+    return torch.cat([x, *(wave.to(x.dtype) for a in angles for wave in (a.sin(), a.cos()))], dim=1)

@@ -39,7 +39,7 @@ from safelight.nn.blocks import (
     Up,
     conv,
 )
-from safelight.nn.embed import Embedding, SinusoidSpec
+from safelight.nn.embed import Embedding, SinusoidSpec, waves
 from safelight.nn.network import NetworkSpec, Output
 from safelight.nn.norm import GroupNormSpec, Norm, RMSNormSpec
 from safelight.nn.pad import channels_last, crop_to, from_patches, joined, pad_to, to_patches
@@ -76,6 +76,9 @@ class UNetSpec(NetworkSpec, kind="unet"):
     # What goes in and out.
     channels: int = Field(1, ge=1, description="C of the picture")
     image: int = Field(0, ge=0, description="channels of Cond.image, concatenated to the picture")
+    fourier: tuple[int, ...] = Field(
+        (), description="n of the waves sin(2^n pi x), cos(2^n pi x) that are seen beside the picture x"
+    )
     cond: int = Field(0, ge=0, description="width of Cond.vector, 0 for none")
     context: int = Field(0, ge=0, description="width of Cond.tokens, read by the 'transformer' attentions; 0 for none")
     learned_variance: bool = Field(False, description="a second half of outputs, the learned-variance fraction")
@@ -226,6 +229,8 @@ class UNetSpec(NetworkSpec, kind="unet"):
             )
         if self.context and not any(isinstance(a, TransformerSpec) for a in (*self.attention, self.middle)):
             raise ValueError(f"context is {self.context}, but no attention reads it: make one a 'transformer', or context 0")
+        if any(not -8 <= n <= 16 for n in self.fourier) or len(set(self.fourier)) < len(self.fourier):
+            raise ValueError(f"fourier: {list(self.fourier)} must be different whole numbers in -8..16")
         for name in ("stem_kernel", "head_kernel"):
             if getattr(self, name) % 2 == 0:
                 raise ValueError(f"{name} must be odd")
@@ -333,7 +338,8 @@ class UNet(ToldNetwork):
         )
         plans = list(spec.stages())
         cell = spec.patch**spec.dims  # the places of a patch
-        self.stem = conv(spec.dims, (spec.channels + spec.image) * cell, plans[0].inp, spec.stem_kernel)
+        seen = spec.channels * (1 + 2 * len(spec.fourier)) + spec.image
+        self.stem = conv(spec.dims, seen * cell, plans[0].inp, spec.stem_kernel)
         self.stages = cast("Sequence[Stage]", nn.ModuleList(Stage(spec, plan) for plan in plans))
         width, out = plans[-1].out, spec.channels * (2 if spec.learned_variance else 1)
         self.norm = spec.norm.make(width) if spec.head_norm else None
@@ -365,8 +371,8 @@ class UNet(ToldNetwork):
 
     def draw(self, x: Tensor, told: Told, words: tuple[tuple[Words, ...], ...], image: Tensor | None = None) -> Output:
         """x: (B, channels, *space). image: (B or 1, image, *space). F and fraction: (B, channels, *space)."""
-        both = joined(x, image, self.spec.image)  # (B, channels + image, *space)
-        small = to_patches(pad_to(both, self.spec.stride), self.spec.patch)  # (B, (channels + image) patch^dims, *space')
+        both = joined(waves(x, self.spec.fourier), image, self.spec.image)  # (B, seen, *space)
+        small = to_patches(pad_to(both, self.spec.stride), self.spec.patch)  # (B, seen patch^dims, *space')
         h = channels_last(self.stem(small))  # (B, C, *space')
         kept = [h] if self.keep_stem else []
         next_told = iter(told)

@@ -39,6 +39,10 @@ class Process(Spec, family="process"):
         """The least and the greatest finite s = sigma/alpha between which grids in s place their steps."""
         raise NotImplementedError(type(self).__name__)
 
+    def settled(self) -> Process:
+        """What it is now, as a description: itself, unless it learns."""
+        return self
+
     def told(self, level: Level) -> Tensor:
         """What a network is told of a level unless its parameterization says otherwise: 1000 t."""
         return CLOCK * level.t

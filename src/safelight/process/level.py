@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -79,6 +79,22 @@ class Level(_Level):
 
         Raises SpecError when the level knows no process (build levels with `process.at`).
         """
-        process = self.known
-        logsnr = -2 * math.log(ratio) if ratio > 0 else math.inf
+        return _moved(self.known, ratio)
+
+    def between(self, to: Level) -> Level:
+        """The level of the same process halfway in time. Raises SpecError as `moved` does."""
+        return _at(self.known, (float(self.t) + float(to.t)) / 2)
+
+
+# A solver asks for the same levels in every run; as ordinary tensors, also where the first to ask is in inference mode.
+@lru_cache(4096)
+def _moved(process: Process, ratio: float) -> Level:
+    logsnr = -2 * math.log(ratio) if ratio > 0 else math.inf
+    with torch.inference_mode(False), torch.no_grad():
         return process.at(process.time(torch.tensor(logsnr, dtype=torch.float64)))
+
+
+@lru_cache(4096)
+def _at(process: Process, t: float) -> Level:
+    with torch.inference_mode(False), torch.no_grad():
+        return process.at(t)

@@ -15,6 +15,7 @@ The first two are regular at both ends: from alpha = 0 the first step, and to si
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from pydantic import Field
@@ -24,7 +25,7 @@ from safelight.denoise import Denoise, Estimate
 from safelight.process import Level
 from safelight.sample.base import Draws, Sampler, State
 from safelight.sample.edm import euler
-from safelight.sample.multistep import mixed, polynomial, recall, remember
+from safelight.sample.multistep import HELD, less, mixed, polynomial, recall, remember
 
 Form = Literal["velocity", "rotation", "noise"]
 
@@ -38,9 +39,10 @@ class _Frame(NamedTuple):
     of_x0: float
 
 
-def _frame(form: Form, level: Level) -> _Frame:
-    """The coordinates at a level; f's coefficients are 0 at sigma = 0, where no slope is asked for."""
-    alpha, sigma, s = level.floats
+@lru_cache(HELD)
+def _frame(form: Form, floats: tuple[float, float, float]) -> _Frame:
+    """The coordinates at a level of these floats; f's coefficients are 0 at sigma = 0, where no slope is asked for."""
+    alpha, sigma, s = floats
     if form == "velocity":
         total = alpha + sigma
         return _Frame(total, sigma / total, 1 / sigma if sigma else 0.0, -total / sigma if sigma else 0.0)
@@ -48,6 +50,21 @@ def _frame(form: Form, level: Level) -> _Frame:
         root = math.hypot(alpha, sigma)
         return _Frame(root, math.atan2(sigma, alpha), alpha / (root * sigma) if sigma else 0.0, -root / sigma if sigma else 0.0)
     return _Frame(alpha, s, 1 / sigma if sigma else 0.0, -alpha / sigma if sigma else 0.0)
+
+
+class _Ahead(NamedTuple):
+    """x' = keep x + sum_j weights_j f_j."""
+
+    keep: float
+    weights: tuple[float, ...]
+
+
+@lru_cache(HELD)
+def _ahead(form: Form, clocks: tuple[float, ...], now: tuple[float, float, float], to: tuple[float, float, float]) -> _Ahead:
+    """The step by slopes at these clocks, the first of them that of `now`."""
+    here, there = _frame(form, now), _frame(form, to)
+    weights = polynomial(clocks, here.clock, there.clock)
+    return _Ahead(there.scale / here.scale, tuple(there.scale * w for w in weights))
 
 
 class _Adams(Sampler):
@@ -64,20 +81,24 @@ class _Adams(Sampler):
         """What it integrates in."""
         raise NotImplementedError(type(self).__name__)
 
+    @property
+    def multistep(self) -> bool:
+        return self.k > 1
+
     def step(
         self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
     ) -> tuple[Tensor, State, Estimate]:
         estimate = denoise(x, now)
-        here = _frame(self.coordinates, now)
+        form = self.coordinates
+        here = _frame(form, now.floats)
         if math.isinf(here.clock):  # from alpha = 0 there is no s to integrate over
             return euler(x, estimate.x0, now, to), {}, estimate
-        there, most = _frame(self.coordinates, to), self.k - 1
+        most = self.k - 1
         slopes, clocks = recall(state, most)
-        slopes.insert(0, estimate.x0.mul(here.of_x0).add_(x, alpha=here.of_x))
-        clocks.insert(0, here.clock)
-        weights = polynomial(tuple(clocks), here.clock, there.clock)
-        out = mixed(x, there.scale / here.scale, slopes, [there.scale * w for w in weights])
-        return out, remember(slopes[:most], clocks[:most]), estimate
+        slope = estimate.x0.mul(here.of_x0).add_(x, alpha=here.of_x)
+        step = _ahead(form, (here.clock, *clocks), now.floats, to.floats)
+        out = mixed(x, step.keep, (slope, *slopes), step.weights)
+        return out, remember(slope, here.clock, slopes, clocks, most), estimate
 
 
 class AB(_Adams, kind="ab"):
@@ -128,32 +149,50 @@ class ABM(Sampler, kind="abm"):
     def order(self) -> int:
         return min(self.k, self.correct) + 1
 
+    @property
+    def multistep(self) -> bool:
+        return True
+
     def step(
         self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
     ) -> tuple[Tensor, State, Estimate]:
         estimate = denoise(x, now)
-        here, there = _frame(self.form, now), _frame(self.form, to)
-        slopes, clocks = recall(state, max(self.k - 1, self.correct))
-        if slopes:
-            before = state["x"]
-            assert isinstance(before, Tensor)
-            alpha, sigma, _ = now.floats
-            power = self.spread**2
-            gain = here.of_x + here.of_x0 * (alpha * power / (alpha**2 * power + sigma**2))  # df/dx
-            weights = polynomial((here.clock, *clocks[: self.correct]), clocks[0], here.clock)
-            # y_c = y + sum_j w_j f_j + w (f + gain (scale y_c - x)), solved for x_c = scale y_c.
-            scale = here.scale / (1 - weights[0] * gain * here.scale)
-            fixed = mixed(before, scale * float(state["y"]), slopes[: self.correct], [scale * w for w in weights[1:]])
-            fixed.add_(estimate.x0, alpha=scale * weights[0] * here.of_x0).add_(
-                x, alpha=scale * weights[0] * (here.of_x - gain)
-            )
-            slope = mixed(estimate.x0, here.of_x0, [x, fixed], [here.of_x - gain, gain])
-            x = fixed
-        else:
-            slope = estimate.x0.mul(here.of_x0).add_(x, alpha=here.of_x)
-        slopes.insert(0, slope)
-        clocks.insert(0, here.clock)
-        ahead = polynomial(tuple(clocks[: self.k]), here.clock, there.clock)
-        out = mixed(x, there.scale / here.scale, slopes[: self.k], [there.scale * w for w in ahead])
-        most = max(self.k - 1, self.correct)
-        return out, remember(slopes[:most], clocks[:most]) | {"x": x, "y": 1 / here.scale}, estimate
+        most = max(self.k, self.correct)
+        slopes, clocks = recall(state, most)
+        here, turn, step = _both(self.form, self.k, self.correct, self.spread, clocks, now.floats, to.floats)
+        slope = mixed(estimate.x0, here.of_x0, (x, *slopes), (here.of_x, *turn))
+        out = mixed(x, step.keep, (slope, *slopes), step.weights)
+        return out, remember(slope, here.clock, slopes, clocks, most), estimate
+
+
+@lru_cache(HELD)
+def _both(
+    form: Form,
+    k: int,
+    correct: int,
+    spread: float,
+    clocks: tuple[float, ...],
+    now: tuple[float, float, float],
+    to: tuple[float, float, float],
+) -> tuple[_Frame, tuple[float, ...], _Ahead]:
+    """Corrector and predictor as one step from the predicted x, by the slopes at the clocks of the past (the newest first).
+
+    The predictor came by weights a_j from y to y_p, the corrector by w_j, and w for the new slope, to y_c: so with d = w - a
+    y_c = y_p + sum_j d_j f_j + w f_c,  f_c = f_p + g (x_c - x_p) = q f_p + q g scale sum_j d_j f_j,  q = 1/(1 - w g scale),
+    and neither y nor x_c is needed. Returned: the coefficients of f_c, of the f_j in it, and of the step from x_p to x'.
+    """
+    here, there = _frame(form, now), _frame(form, to)
+    ahead = list(polynomial((here.clock, *clocks)[:k], here.clock, there.clock))
+    keep = there.scale / here.scale
+    if not clocks:
+        return here, (), _Ahead(keep, tuple(there.scale * w for w in ahead))
+    new, *back = polynomial((here.clock, *clocks[:correct]), clocks[0], here.clock)
+    change = less(back, polynomial(clocks[:k], clocks[0], here.clock))
+    alpha, sigma, _ = now
+    power = spread**2
+    gain = here.of_x + here.of_x0 * (alpha * power / (alpha**2 * power + sigma**2))  # df/dx
+    q = 1 / (1 - new * gain * here.scale)
+    turn = tuple(q * gain * here.scale * d for d in change)
+    weights = less([new, *change], [-w for w in ahead])
+    own = here._replace(of_x=q * here.of_x, of_x0=q * here.of_x0)
+    return own, turn, _Ahead(keep, tuple(there.scale * w for w in weights))

@@ -40,6 +40,11 @@ class Sampler(Spec, family="sampler"):
         return False
 
     @property
+    def multistep(self) -> bool:
+        """Whether a step looks back on the steps before it, so that x must not be moved in between."""
+        return False
+
+    @property
     def calls(self) -> int:
         """How often a step, other than the last, calls the denoiser."""
         return 1

@@ -15,7 +15,7 @@ from safelight.denoise import Denoise, Estimate
 from safelight.process import Level, Process
 from safelight.sample.base import Draws, Sampler, State
 from safelight.sample.edm import euler
-from safelight.sample.multistep import exponential, mixed, polynomial, predicted_noise, recall, remember
+from safelight.sample.multistep import HELD, exponential, mixed, polynomial, predicted_noise, recall, remember
 
 # Gauss and Legendre's rule of so many points integrates a schedule over one step to rounding.
 _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(32)
@@ -36,6 +36,10 @@ class DEIS(Sampler, kind="deis"):
     def order(self) -> int:
         return self.k
 
+    @property
+    def multistep(self) -> bool:
+        return self.k > 1
+
     def step(
         self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
     ) -> tuple[Tensor, State, Estimate]:
@@ -44,27 +48,29 @@ class DEIS(Sampler, kind="deis"):
         alpha_to, _, s_to = to.floats
         if not alpha:
             return euler(x, estimate.x0, now, to), {}, estimate
-        slopes, ratios = recall(state, self.k - 1)
-        times = [float(state[f"t{i}"]) for i in range(1, len(ratios) + 1)]
-        slopes.insert(0, predicted_noise(x, estimate.x0, now))
-        ratios.insert(0, s)
-        times.insert(0, float(now.t))
+        slopes, places = recall(state, self.k - 1)
+        slope = predicted_noise(x, estimate.x0, now)
+        here = s if self.base == "log-s" else float(now.t)
         if self.base == "t":
-            weights = _over_time(now.known, tuple(times), float(to.t))
-        elif s_to:
-            ends = [math.log(r / s) for r in ratios]
-            weights = tuple(s_to * w for w in exponential(tuple(ends), math.log(s_to / s), 1.0))
+            weights = _over_time(now.known, (here, *places), float(to.t), alpha_to)
         else:
-            weights = polynomial(tuple(ratios), s, 0.0)
-        out = mixed(x, alpha_to / alpha, slopes, [alpha_to * w for w in weights])
-        kept = self.k - 1
-        held = remember(slopes[:kept], ratios[:kept]) | {f"t{i}": t for i, t in enumerate(times[:kept], 1)}
-        return out, held, estimate
+            weights = _over_ratio((here, *places), s_to, alpha_to)
+        out = mixed(x, alpha_to / alpha, (slope, *slopes), weights)
+        return out, remember(slope, here, slopes, places, self.k - 1), estimate
 
 
-@lru_cache(4096)
-def _over_time(process: Process, times: tuple[float, ...], end: float) -> tuple[float, ...]:
-    """integral of l_j(t) ds(t) from times[0] to `end` = [l_j s] - integral of l_j' s dt, which asks for no slope of s."""
+@lru_cache(HELD)
+def _over_ratio(ratios: tuple[float, ...], end: float, scale: float) -> tuple[float, ...]:
+    """scale times the integral of l_j ds from ratios[0] to `end`, l_j in log s, or in s where the end is 0."""
+    if not end:
+        return tuple(scale * w for w in polynomial(ratios, ratios[0], 0.0))
+    places = tuple(math.log(r / ratios[0]) for r in ratios)
+    return tuple(scale * (end * w) for w in exponential(places, math.log(end / ratios[0]), 1.0))
+
+
+@lru_cache(HELD)
+def _over_time(process: Process, times: tuple[float, ...], end: float, scale: float) -> tuple[float, ...]:
+    """scale times the integral of l_j(t) ds(t) from times[0] to `end` = [l_j s] - integral of l_j' s dt, which asks for no slope of s."""
     start = times[0]
     middle, half = (start + end) / 2, (end - start) / 2
     t = middle + half * _POINTS
@@ -76,5 +82,5 @@ def _over_time(process: Process, times: tuple[float, ...], end: float) -> tuple[
             if i != j:
                 basis = basis * np.poly1d([1.0, start - other]) / (times[j] - other)
         ends = basis(end - start) * s[-1] - basis(0.0) * s[-2]
-        weights.append(float(ends - half * (_WEIGHTS * basis.deriv()(t - start) * s[:-2]).sum()))
+        weights.append(scale * float(ends - half * (_WEIGHTS * basis.deriv()(t - start) * s[:-2]).sum()))
     return tuple(weights)

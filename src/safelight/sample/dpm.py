@@ -17,7 +17,7 @@ from safelight.process import Level
 from safelight.sample.ancestral import shrink
 from safelight.sample.base import Draws, Sampler, State
 from safelight.sample.brownian import brownian
-from safelight.sample.multistep import exponential, lam, mixed, reached, recall, remember
+from safelight.sample.multistep import ahead, lam, mixed, reached, recall, remember
 
 
 def _lean(now: Level, to: Level, state: State) -> float:
@@ -47,6 +47,10 @@ class DPM2M(Sampler, kind="dpm++2m"):
     def order(self) -> int:
         return 2
 
+    @property
+    def multistep(self) -> bool:
+        return True
+
     def step(
         self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
     ) -> tuple[Tensor, State, Estimate]:
@@ -72,6 +76,10 @@ class DPM2MSDE(Sampler, kind="dpm++2m-sde"):
     @property
     def stochastic(self) -> bool:
         return self.eta > 0
+
+    @property
+    def multistep(self) -> bool:
+        return True
 
     def step(
         self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
@@ -136,6 +144,10 @@ class _Third(Sampler):
     plain: bool = False
     last: int = Field(1, ge=1, le=3)
 
+    @property
+    def multistep(self) -> bool:
+        return True
+
     def _go(
         self, eta: float, path: bool, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
     ) -> tuple[Tensor, State, Estimate]:
@@ -143,9 +155,10 @@ class _Third(Sampler):
         alpha, sigma, _ = now.floats
         alpha_to, sigma_to, _ = to.floats
         pictures, places = recall(state, 2)
+        here = lam(now)
+        held = remember(estimate.x0, here, pictures, places, 2) if alpha else {}
         pictures.insert(0, estimate.x0)
-        places.insert(0, lam(now))
-        held = {} if not alpha else remember(pictures[:2], places[:2])
+        places = (here, *places)
         if not sigma_to:
             return to_data(pictures, places, self.last), held, estimate
         r = shrink(now, to)
@@ -153,8 +166,7 @@ class _Third(Sampler):
         if not alpha:
             out = mixed(x, sigma_to / sigma * damp, [estimate.x0], [alpha_to * (1 - r * damp)])
         else:
-            weights = exponential(tuple(p - places[0] for p in places), lam(to) - places[0], 1 + eta, self.plain)
-            out = mixed(x, sigma_to / sigma * damp, pictures, [alpha_to * w for w in weights])
+            out = mixed(x, sigma_to / sigma * damp, pictures, ahead(places, lam(to), 1 + eta, alpha_to, self.plain))
         if damp < 1:
             out.add_(_drawn(self, noise, now, to, x, eta, path), alpha=sigma_to * math.sqrt(1 - damp * damp))
         return out, held, estimate

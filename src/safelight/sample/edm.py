@@ -5,25 +5,19 @@ In z = x / alpha = x0 + s eps the probability-flow ODE of every Gaussian process
 
 from __future__ import annotations
 
-import math
-
 from pydantic import Field
 from torch import Tensor
 
 from safelight.denoise import Denoise, Estimate
 from safelight.process import Level
 from safelight.sample.base import Draws, Sampler, State
-
-# Beyond this the churned level would more than double the variance in a step (Karras et al. 2022, appendix C.4).
-_MOST_CHURN = math.sqrt(2) - 1
+from safelight.sample.churn import Churn
 
 
 class _Churned(Sampler):
-    """Samplers that may raise the noise before a step.
+    """Samplers that may raise the noise before a step (`sample/churn.py`).
 
-    churn: S_churn, fresh noise shared out over the n steps; 0 is deterministic. churn_min, churn_max: only where s lies between them
-    (None: no upper end).
-    churn_scale: S_noise, the standard deviation of the fresh noise.
+    churn, churn_min, churn_max, churn_scale: its amount, s_min, s_max and s_noise; 0 is deterministic.
     """
 
     churn: float = Field(0.0, ge=0)
@@ -36,27 +30,15 @@ class _Churned(Sampler):
         return self.churn > 0
 
     def start(self, n: int) -> State:
-        return {"gamma": min(self.churn / n, _MOST_CHURN)}
+        return {"gamma": self._how.gamma(n)}
+
+    @property
+    def _how(self) -> Churn:
+        return Churn(amount=self.churn, s_min=self.churn_min, s_max=self.churn_max, s_noise=self.churn_scale)
 
     def churned(self, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None) -> tuple[Tensor, Level]:
-        """x and level after s is raised to s (1 + gamma): z + sqrt(s_hat^2 - s^2) churn_scale n."""
-        gamma = state.get("gamma", 0.0)
-        alpha, _, s = now.floats
-        if (
-            not gamma
-            or to.floats[1] == 0
-            or s < self.churn_min
-            or s > (math.inf if self.churn_max is None else self.churn_max)
-            or math.isinf(s)
-        ):
-            return x, now
-        high = now.moved(s * (1 + float(gamma)))
-        alpha_high, _, s_high = high.floats
-        if s_high <= s:  # already at the process's noisiest level
-            return x, now
-        out = x * (alpha_high / alpha)
-        fresh = self.draw(noise, "churn", now, to, x)
-        return out.add_(fresh, alpha=alpha_high * math.sqrt(s_high**2 - s**2) * self.churn_scale), high
+        """x and level after the noise is raised."""
+        return self._how.raised(x, now, to, float(state.get("gamma", 0.0)), self, noise)
 
 
 def euler(x: Tensor, x0: Tensor, now: Level, to: Level) -> Tensor:

@@ -53,7 +53,7 @@ def rise(
     or until every row has missed x by less than `tolerance` of its size, the best x' of each row being kept (Pan et al. 2023,
     "Effective real image editing with accelerated iterative diffusion inversion", section 3; Garibi et al. 2024, "ReNoise"). P is
     alpha'/alpha at low noise, where this iterates eps, and sigma'/sigma at high noise (s s' > 1), where it iterates x0: what
-    contracts for data of variance 1. Solvers with a memory (more order than calls a step) have no one step to undo: they rise by
+    contracts for data of variance 1. Solvers with a memory (`multistep`) have no one step to undo: they rise by
     their first step, unrefined, and the way back misses by what their memory adds.
     Raises SpecError for a sampler that draws noise.
     """
@@ -63,7 +63,7 @@ def rise(
         )
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     n = len(levels) - 1
-    refine = 0 if sampler.order > sampler.calls else refine
+    refine = 0 if sampler.multistep else refine
     memory = sampler.start(n)
     for i, (now, to) in enumerate(zip(levels[:0:-1], levels[-2::-1], strict=True)):
         alpha, sigma, s = now.floats

@@ -98,6 +98,10 @@ class PC(Sampler, kind="pc"):
     def start(self, n: int) -> State:
         return self.predictor.start(n)
 
+    @property
+    def multistep(self) -> bool:
+        return self.predictor.multistep
+
     def step(
         self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
     ) -> tuple[Tensor, State, Estimate]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import zip_longest
 
 from torch import Tensor
 
@@ -17,12 +18,14 @@ from safelight.process import Level
 from safelight.sample.base import State
 
 # Coefficients of levels are Python numbers of a few hundred bytes a step; a thousand steps of several grids are held.
-_HELD = 16_384
+HELD = 16_384
+# What the state calls slopes and their places, the newest first; no solver looks back further.
+_NAMES = tuple((f"f{i}", f"p{i}") for i in range(1, 17))
 # Below this the moments are summed as a series, above by recursion; both are exact to rounding there.
 _SMALL = 1.0
 
 
-@lru_cache(_HELD)
+@lru_cache(HELD)
 def polynomial(places: tuple[float, ...], start: float, end: float) -> tuple[float, ...]:
     """w_j = integral of l_j(p) dp from `start` to `end`: the Adams-Bashforth weights of unequal steps (Hairer et al. 1993, III.5)."""
     span = end - start
@@ -30,7 +33,7 @@ def polynomial(places: tuple[float, ...], start: float, end: float) -> tuple[flo
     return tuple(span * sum(c / (m + 1) for m, c in enumerate(row)) for row in basis)
 
 
-@lru_cache(_HELD)
+@lru_cache(HELD)
 def exponential(places: tuple[float, ...], span: float, rate: float, plain: bool = False) -> tuple[float, ...]:
     """w_j = rate * integral over 0..span of exp(-rate (span - q)) l_j(q) dq; they add up to 1 - exp(-rate span).
 
@@ -44,7 +47,14 @@ def exponential(places: tuple[float, ...], span: float, rate: float, plain: bool
     return tuple(sum(c * m for c, m in zip(row, moments, strict=True)) for row in basis)
 
 
-@lru_cache(_HELD)
+@lru_cache(HELD)
+def ahead(places: tuple[float, ...], end: float, rate: float, scale: float, plain: bool = False) -> tuple[float, ...]:
+    """scale times the `exponential` weights of a step from places[0] to `end`, of estimates at the places."""
+    relative = tuple(p - places[0] for p in places)
+    return tuple(scale * w for w in exponential(relative, end - places[0], rate, plain))
+
+
+@lru_cache(HELD)
 def reached(places: tuple[float, ...], end: float) -> tuple[float, ...]:
     """l_j(end): what the polynomial through the places is at `end`."""
     return tuple(math.prod((end - q) / (p - q) for i, q in enumerate(places) if i != j) for j, p in enumerate(places))
@@ -96,24 +106,25 @@ def predicted_noise(x: Tensor, x0: Tensor, level: Level) -> Tensor:
     return x0.mul(-alpha / sigma).add_(x, alpha=1 / sigma)
 
 
-def recall(state: State, most: int) -> tuple[list[Tensor], list[float]]:
+def recall(state: State, most: int) -> tuple[list[Tensor], tuple[float, ...]]:
     """Up to `most` past slopes and their places, the newest first."""
     slopes: list[Tensor] = []
     places: list[float] = []
-    for i in range(1, most + 1):
-        slope = state.get(f"f{i}")
-        if slope is None:
+    for f, p in _NAMES[:most]:
+        if f not in state:
             break
-        assert isinstance(slope, Tensor)
-        slopes.append(slope)
-        places.append(float(state[f"p{i}"]))
-    return slopes, places
+        slopes.append(state[f])  # type: ignore[arg-type]
+        places.append(state[p])  # type: ignore[arg-type]
+    return slopes, tuple(places)
 
 
-def remember(slopes: Sequence[Tensor], places: Sequence[float]) -> dict[str, Tensor | float]:
-    """The state that `recall` reads, of slopes and places with the newest first."""
-    held: dict[str, Tensor | float] = {f"f{i}": slope for i, slope in enumerate(slopes, 1)}
-    held.update((f"p{i}", place) for i, place in enumerate(places, 1))
+def remember(slope: Tensor, place: float, slopes: Sequence[Tensor], places: Sequence[float], most: int) -> State:
+    """The state that `recall` reads: a new slope and its place before those of the past, `most` in all."""
+    if not most:
+        return {}
+    held: dict[str, Tensor | float] = {"f1": slope, "p1": place}
+    for (f, p), old, there in zip(_NAMES[1:most], slopes, places, strict=False):
+        held[f], held[p] = old, there
     return held
 
 
@@ -123,3 +134,8 @@ def mixed(x: Tensor, keep: float, slopes: Sequence[Tensor], weights: Sequence[fl
     for slope, weight in zip(slopes, weights, strict=True):
         out.add_(slope, alpha=weight)
     return out
+
+
+def less(a: Sequence[float], b: Sequence[float]) -> list[float]:
+    """a - b, the shorter one followed by zeros."""
+    return [u - v for u, v in zip_longest(a, b, fillvalue=0.0)]

@@ -29,6 +29,10 @@ _MOST = 100_000
 _SAME = 1e-9
 
 
+def _rms(error: Tensor) -> Tensor:
+    return error.flatten(1).square().mean(1).max().sqrt()
+
+
 def dormand_prince(
     slope: Callable[[Tensor, float], Tensor],
     y: Tensor,
@@ -38,11 +42,13 @@ def dormand_prince(
     rtol: float,
     atol: float,
     first: float | None = None,
+    norm: Callable[[Tensor], Tensor] = _rms,
 ) -> tuple[Tensor, int, int]:
     """y at `end` of dy/dc = slope(y, c), y at `start`: (y, calls of slope, steps refused).
 
     The local error of every row, rms over its values in units of atol + rtol |y|, is held below 1 by the size of the steps, which is
     one for the batch (Hairer, Norsett and Wanner 1993, section II.4). first: the first step's size to try (a hundredth of the way).
+    norm: how large such an error (like y) is, a number; by default the rms of the worst row.
     Raises SpecError when the steps grow too small to go on.
     """
     sign = 1.0 if end > start else -1.0
@@ -61,7 +67,7 @@ def dormand_prince(
         calls += 6
         error = mixed(slopes[0], _E[0], slopes[1:], _E[1:]).mul_(h)
         scale = y.abs().maximum(ahead.abs()).mul_(rtol).add_(atol)
-        worst = float((error / scale).flatten(1).square().mean(1).max().sqrt())
+        worst = float(norm(error / scale))
         factor = 5.0 if worst == 0 else min(5.0, max(0.2, 0.9 * worst**-0.2)) if math.isfinite(worst) else 0.2
         if worst <= 1:
             left -= h
@@ -71,6 +77,12 @@ def dormand_prince(
             refused += 1
         h *= factor
     return y, calls, refused
+
+
+def between(now: Level, end: Level) -> tuple[tuple[float, float], Callable[[float], Level]]:
+    """The clock in which the ODE is regular: (u, u') of two levels, u = sigma/(alpha + sigma), and the level at any u between them."""
+    first, last = (level.floats[1] / (level.floats[0] + level.floats[1]) for level in (now, end))
+    return (first, last), lambda u: now if u == first else end if u == last else now.moved(u / (1 - u))
 
 
 def flow(denoise: Denoise, x: Tensor, now: Level, to: Level, *, rtol: float = 1e-5, atol: float = 1e-5) -> Tensor:
@@ -84,10 +96,10 @@ def flow(denoise: Denoise, x: Tensor, now: Level, to: Level, *, rtol: float = 1e
     """
     end = to if to.floats[1] else now.moved(now.known.ends[0])
     if to.floats[1] or end.floats[2] < now.floats[2] * (1 - _SAME):
-        places = [level.floats[1] / (level.floats[0] + level.floats[1]) for level in (now, end)]
+        places, level_at = between(now, end)
 
         def slope(y: Tensor, u: float) -> Tensor:
-            level = now if u == places[0] else end if u == places[1] else now.moved(u / (1 - u))
+            level = level_at(u)
             alpha, sigma, _ = level.floats
             total = alpha + sigma
             return denoise(y * total, level).x0.mul(-total / sigma).add_(y, alpha=total / sigma)

@@ -31,6 +31,10 @@ class PNDM(Sampler, kind="pndm"):
     def order(self) -> int:
         return 2
 
+    @property
+    def multistep(self) -> bool:
+        return True
+
     def step(
         self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
     ) -> tuple[Tensor, State, Estimate]:
@@ -39,20 +43,25 @@ class PNDM(Sampler, kind="pndm"):
             return euler(x, estimate.x0, now, to), {}, estimate
         first = predicted_noise(x, estimate.x0, now)
         slopes, places = recall(state, 3)
-        slopes.insert(0, first)
-        places.insert(0, float(now.t))
-        if not self.runge_kutta or len(slopes) == 4 or not to.floats[1]:
-            weights = _EVEN[len(slopes) - 1]
-            turn = _turned(first, slopes[1:], weights[1:])
-        elif now.floats[2] > _FAR * to.floats[2]:
+        held = remember(first, float(now.t), slopes, places, 3)
+        if not self.runge_kutta or len(slopes) == 3 or not to.floats[1]:
+            own, *others = _EVEN[len(slopes)]
+            alpha, sigma, _ = now.floats
+            part, keep = _part(now, to), to.floats[1] / sigma
+            # DDIM's step, and (own - 1) e_0 of x and x0 with the other slopes.
+            extra = part * (own - 1) / sigma
+            of_x0 = to.floats[0] - keep * alpha - extra * alpha
+            out = mixed(x, keep + extra, (estimate.x0, *slopes), (of_x0, *(part * w for w in others)))
+            return out, held, estimate
+        if now.floats[2] > _FAR * to.floats[2]:
             turn = None
         else:
-            middle = now.known.at((float(now.t) + float(to.t)) / 2)
+            middle = now.between(to)
             second = _seen(denoise, x, estimate.x0, None, now, middle)
             third = _seen(denoise, x, estimate.x0, second.sub(first), now, middle)
             fourth = _seen(denoise, x, estimate.x0, third.sub(first), now, to)
             turn = _turned(first, [second, third, fourth], (1 / 3, 1 / 3, 1 / 6))
-        return _ddim(x, estimate.x0, turn, now, to), remember(slopes[:3], places[:3]), estimate
+        return _ddim(x, estimate.x0, turn, now, to), held, estimate
 
 
 def _seen(denoise: Denoise, x: Tensor, x0: Tensor, turn: Tensor | None, now: Level, to: Level) -> Tensor:
@@ -71,6 +80,11 @@ def _ddim(x: Tensor, x0: Tensor, turn: Tensor | None, now: Level, to: Level) -> 
     out = euler(x, x0, now, to)
     if turn is None:
         return out
+    return out.add_(turn, alpha=_part(now, to))
+
+
+def _part(now: Level, to: Level) -> float:
+    """sigma' - alpha' sigma / alpha, what DDIM's step takes of e."""
     alpha, sigma, _ = now.floats
     alpha_to, sigma_to, _ = to.floats
-    return out.add_(turn, alpha=sigma_to - alpha_to * sigma / alpha)
+    return sigma_to - alpha_to * sigma / alpha

@@ -38,6 +38,10 @@ class Repaint(Sampler, kind="repaint"):
     def calls(self) -> int:
         return self.times * self.inner.calls
 
+    @property
+    def multistep(self) -> bool:
+        return self.inner.multistep
+
     def start(self, n: int) -> State:
         return self.inner.start(n)
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from typing import NamedTuple
 
 from pydantic import Field
 from torch import Tensor
 
 from safelight.denoise import Denoise, Estimate
 from safelight.process import Level
-from safelight.sample.ancestral import shrink
 from safelight.sample.base import Draws, Sampler, State
-from safelight.sample.multistep import exponential, lam, mixed, recall, remember
+from safelight.sample.multistep import HELD, ahead, exponential, lam, less, mixed, recall, remember
 
 
 class SA(Sampler, kind="sa"):
@@ -40,38 +41,64 @@ class SA(Sampler, kind="sa"):
     def stochastic(self) -> bool:
         return self.tau > 0
 
+    @property
+    def multistep(self) -> bool:
+        return self.k > 1 or self.correct > 0
+
     def step(
         self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
     ) -> tuple[Tensor, State, Estimate]:
         estimate = denoise(x, now)
-        alpha, sigma, s = now.floats
+        alpha, _, s = now.floats
         alpha_to, sigma_to, _ = to.floats
-        most = max(self.k, self.correct)
+        most = max(self.k, self.correct) if self.correct else self.k - 1
         pictures, places = recall(state, most)
-        if self.correct and "base" in state:
-            x = self._corrected(state, now, estimate.x0, pictures[: self.correct], places)
-        pictures.insert(0, estimate.x0)
-        places.insert(0, lam(now))
         if not sigma_to:
             return estimate.x0 * alpha_to, {}, estimate
+        here = lam(now)
         eta = self.tau**2 if self.tau_min <= s and (self.tau_max is None or s <= self.tau_max) else 0.0
-        r = shrink(now, to)
-        damp = r**eta
-        kept = x.mul(sigma_to / sigma * damp)
-        if damp < 1:
-            kept.add_(self.draw(noise, "step", now, to, x), alpha=sigma_to * math.sqrt(1 - damp * damp))
-        if not alpha:
-            return kept.add_(estimate.x0, alpha=alpha_to * (1 - r * damp)), {}, estimate
-        used = places[: self.k]
-        weights = exponential(tuple(p - places[0] for p in used), lam(to) - places[0], 1 + eta)
-        out = mixed(kept, 1.0, pictures[: self.k], [alpha_to * w for w in weights])
-        held = remember(pictures[:most], places[:most])
-        return out, held | ({"base": kept, "eta": eta} if self.correct else {}), estimate
+        before = float(state["eta"]) if places else 0.0
+        step = _both(self.k, self.correct, eta, before, (here, *places), now.floats, to.floats)
+        out = mixed(x, step.keep, (estimate.x0, *pictures), step.weights)
+        if step.fresh:
+            out.add_(self.draw(noise, "step", now, to, x), alpha=step.fresh)
+        return out, {**remember(estimate.x0, here, pictures, places, most), "eta": eta} if alpha else {}, estimate
 
-    def _corrected(self, state: State, now: Level, new: Tensor, pictures: list[Tensor], places: list[float]) -> Tensor:
-        base = state["base"]
-        assert isinstance(base, Tensor)
-        span = lam(now) - places[0]
-        ends = (span, *(p - places[0] for p in places[: len(pictures)]))
-        weights = exponential(ends, span, 1 + float(state["eta"]))
-        return mixed(base, 1.0, [new, *pictures], [now.floats[0] * w for w in weights])
+
+class _Step(NamedTuple):
+    """x' = keep x + sum_j weights_j D_j + fresh n."""
+
+    keep: float
+    weights: tuple[float, ...]
+    fresh: float
+
+
+@lru_cache(HELD)
+def _both(
+    k: int,
+    correct: int,
+    eta: float,
+    before: float,
+    places: tuple[float, ...],
+    now: tuple[float, float, float],
+    to: tuple[float, float, float],
+) -> _Step:
+    """Corrector and predictor as one step from the predicted x; places: lambda of the new estimate and of those before it.
+
+    Predictor and corrector of the step before (with eta `before`) had the same noise and differ in their weights alone, so that the
+    corrected x is the predicted one and alpha times the sum of the weights' difference with the estimates.
+    """
+    (alpha, sigma, s), (alpha_to, sigma_to, s_to) = now, to
+    r = s_to / s
+    damp = r**eta
+    keep, fresh = sigma_to / sigma * damp, sigma_to * math.sqrt(1 - damp * damp)
+    if not alpha:
+        return _Step(keep, (alpha_to * (1 - r * damp),), fresh)
+    weights = [-w for w in ahead(places[:k], -math.log(s_to), 1 + eta, alpha_to)]
+    change: list[float] = []
+    if correct and len(places) > 1:
+        past = places[1:]
+        relative = tuple(p - past[0] for p in (places[0], *past[:correct]))
+        after = exponential(relative, places[0] - past[0], 1 + before)
+        change = less([keep * alpha * w for w in after], [0.0, *ahead(past[:k], places[0], 1 + before, keep * alpha)])
+    return _Step(keep, tuple(less(change, weights)), fresh)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Literal
 
 from pydantic import Field
@@ -12,7 +13,7 @@ from safelight.denoise import Denoise, Estimate
 from safelight.process import Level
 from safelight.sample.base import Draws, Sampler, State
 from safelight.sample.dpm import to_data
-from safelight.sample.multistep import exponential, lam, mixed, recall, remember
+from safelight.sample.multistep import HELD, exponential, lam, less, mixed, recall, remember
 
 
 class UniPC(Sampler, kind="unipc"):
@@ -38,45 +39,69 @@ class UniPC(Sampler, kind="unipc"):
     def order(self) -> int:
         return self.k + self.correct
 
+    @property
+    def multistep(self) -> bool:
+        return True
+
     def step(
         self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
     ) -> tuple[Tensor, State, Estimate]:
         estimate = denoise(x, now)
-        alpha, sigma, _ = now.floats
-        alpha_to, sigma_to, _ = to.floats
-        pictures, places = recall(state, self.k)
-        if self.correct and pictures:
-            x = self._corrected(state, now, estimate.x0, pictures, places)
-        pictures.insert(0, estimate.x0)
-        places.insert(0, lam(now))
-        if not sigma_to:
-            return to_data(pictures, places, self.last), {}, estimate
-        if not alpha:
-            keep = sigma_to / sigma
-            return mixed(x, keep, [estimate.x0], [alpha_to]), {}, estimate
-        used, ends = pictures[: self.k], [p - places[0] for p in places[: self.k]]
-        span = lam(to) - places[0]
-        if len(used) == 2:
-            lean = self._b(span) / 2 * span / -ends[1]
-            weights: tuple[float, ...] = (-math.expm1(-span) + lean, -lean)
-        else:
-            weights = exponential(tuple(ends), span, 1.0)
-        out = mixed(x, sigma_to / sigma, used, [alpha_to * w for w in weights])
-        held = remember(pictures[: self.k], places[: self.k])
-        return out, held | {"x": x, "sigma": sigma}, estimate
+        most = self.k if self.correct else self.k - 1
+        pictures, places = recall(state, most)
+        here = lam(now)
+        if not to.floats[1]:
+            return to_data([estimate.x0, *pictures], (here, *places), self.last), {}, estimate
+        keep, weights = _both(self.k, self.b, self.correct, (here, *places), now.floats, to.floats)
+        out = mixed(x, keep, (estimate.x0, *pictures), weights)
+        return out, remember(estimate.x0, here, pictures, places, most) if now.floats[0] else {}, estimate
 
-    def _corrected(self, state: State, now: Level, new: Tensor, pictures: list[Tensor], places: list[float]) -> Tensor:
-        """x at `now` again, from x before the last step and all estimates, that of `now` among them."""
-        before = state["x"]
-        assert isinstance(before, Tensor)
-        alpha, sigma, _ = now.floats
-        span = lam(now) - places[0]
-        if len(pictures) == 1:
-            lean = self._b(span) / 2
-            weights: tuple[float, ...] = (lean, -math.expm1(-span) - lean)
-        else:
-            weights = exponential((span, *(p - places[0] for p in places)), span, 1.0)
-        return mixed(before, sigma / float(state["sigma"]), [new, *pictures], [alpha * w for w in weights])
 
-    def _b(self, span: float) -> float:
-        return span if self.b == "bh1" else -math.expm1(-span)
+@lru_cache(HELD)
+def _both(
+    k: int,
+    b: Literal["bh1", "bh2"],
+    correct: bool,
+    places: tuple[float, ...],
+    now: tuple[float, float, float],
+    to: tuple[float, float, float],
+) -> tuple[float, tuple[float, ...]]:
+    """(keep, weights) of corrector and predictor as one step from the predicted x: keep x + sum_j weights_j D_j.
+
+    places: lambda of the new estimate and of those before it. Predictor and corrector went from the same x by other weights, so that
+    the corrected x is the predicted one and alpha times the sum of the weights' difference with the estimates.
+    """
+    (alpha, sigma, _), (alpha_to, sigma_to, s_to) = now, to
+    keep = sigma_to / sigma
+    if not alpha:
+        return keep, (alpha_to,)
+    end = -math.log(s_to)
+    ahead = [alpha_to * w for w in _predictor(places[:k], end, b)]
+    change: list[float] = []
+    if correct and len(places) > 1:
+        after = _corrector(places, b)
+        change = [keep * alpha * d for d in less(after, [0.0, *_predictor(places[1 : k + 1], places[0], b)])]
+    weights = less(change, [-w for w in ahead])
+    return keep, tuple(weights)
+
+
+def _predictor(places: tuple[float, ...], end: float, b: Literal["bh1", "bh2"]) -> tuple[float, ...]:
+    """UniP's weights of estimates at the places, for the step from the first of them to `end`."""
+    span = end - places[0]
+    if len(places) == 2:
+        lean = _b(span, b) / 2 * span / (places[0] - places[1])
+        return -math.expm1(-span) + lean, -lean
+    return exponential(tuple(p - places[0] for p in places), span, 1.0)
+
+
+def _corrector(places: tuple[float, ...], b: Literal["bh1", "bh2"]) -> tuple[float, ...]:
+    """UniC's weights of estimates at the places, for the step to the first of them from the second."""
+    span = places[0] - places[1]
+    if len(places) == 2:
+        lean = _b(span, b) / 2
+        return lean, -math.expm1(-span) - lean
+    return exponential(tuple(p - places[1] for p in places), span, 1.0)
+
+
+def _b(span: float, b: Literal["bh1", "bh2"]) -> float:
+    return span if b == "bh1" else -math.expm1(-span)

@@ -141,8 +141,8 @@ def _noise(seen: Lenses) -> dict[str, Any]:
     place = tuple(int(i) for i in torch.unravel_index(moved.argmax(), moved.shape))
     steps = []
     for k, moment in seen.moments.items():
-        level = spec.process.at(trace.levels[k].t)
-        coeffs = spec.parameterization.coeffs(level, spec.process)
+        level = seen.model.process.at(trace.levels[k].t)
+        coeffs = spec.parameterization.coeffs(level, seen.model.process)
         x, x0 = seen.x(k), seen.x0(k)
         terms = {"x": x, "x0": x0, "eps": (x - moment.alpha * x0) / max(moment.sigma, 1e-12), **seen.parts(k)}
         steps.append(
@@ -179,8 +179,8 @@ def _loop(seen: Lenses) -> dict[str, Any]:
     In terms of the noise, x_next = alpha_next x0 + share eps + rest. The rest is 0 for first-order solvers without noise; for those
     that draw noise it is what they drew (`fresh`), for the others their correction of the path (`correction`); both as rms.
     """
-    trace, sampler = seen.trace, seen.trace.request.sampler
-    assert sampler is not None  # a trace's request is resolved
+    trace, sampler, solver = seen.trace, seen.trace.request.sampler, seen.trace.request.solver
+    assert sampler is not None and solver is not None  # a trace's request is resolved
     steps = []
     for k, moment in seen.moments.items():
         alpha, sigma, _ = trace.levels[k + 1].floats
@@ -199,8 +199,8 @@ def _loop(seen: Lenses) -> dict[str, Any]:
                 "keep": share / was,
                 "toward": alpha - share * moment.alpha / was,
                 "share": share,
-                "fresh": rest if sampler.stochastic else 0.0,
-                "correction": 0.0 if sampler.stochastic else rest,
+                "fresh": rest if solver.stochastic else 0.0,
+                "correction": 0.0 if solver.stochastic else rest,
                 "moved": float((to - x).square().mean().sqrt()),
                 "x": float(x.square().mean().sqrt()),
                 "x0": float(x0.square().mean().sqrt()),
@@ -209,10 +209,10 @@ def _loop(seen: Lenses) -> dict[str, Any]:
     return {
         "sampler": sampler.kind,
         "settings": describe(sampler),
-        "stochastic": sampler.stochastic,
+        "stochastic": solver.stochastic,
         "order": sampler.order,
         "calls": sampler.calls,
-        "formula": f"x_next = keep x + toward x0 + {'fresh n' if sampler.stochastic else 'correction'}",
+        "formula": f"x_next = keep x + toward x0 + {'fresh n' if solver.stochastic else 'correction'}",
         "steps": steps,
         **_code(f"sampler/{sampler.kind}", "loop", "random"),
     }

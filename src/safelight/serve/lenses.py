@@ -387,7 +387,7 @@ class Lenses:
         denoise: Denoise = mix(told)
         for bend in request.bends or ():
             denoise = bend.bind(assets, [request.pictures[self.picture]])(denoise)
-        level = self.model.spec.process.at(self.trace.levels[moment.k].t)
+        level = self.model.process.at(self.trace.levels[moment.k].t)
         return denoise(self._x(moment.k), level).x0
 
     @property

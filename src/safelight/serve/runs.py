@@ -379,7 +379,7 @@ class Runs:
         else:
             for seal in ask.request.task.inputs:
                 parent = parent or self.maker(seal)
-        kind = ask.kind or _CALLED.get(ask.request.task.kind, "edit")
+        kind = ask.kind or _CALLED.get(ask.request.varied.kind, "edit")
         if parent is not None and not relation and kind in ("edit", "vary", "mix", "morph", "fork"):
             relation = kind
         values = {

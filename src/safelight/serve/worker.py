@@ -225,20 +225,20 @@ class Turned:
 
     def x(self, k: int) -> Tensor:
         """(B, C, *space) x before step k, its noise turned."""
-        from safelight.between import slerp
+        from safelight.between import slerp, tempered
         from safelight.noise import Noise
 
         level, x, x0 = self.trace.levels[k], self.trace.x(k), self.trace.x0(k)
         numbers = range(self.request.index, self.request.index + len(x))
-        fresh = Noise(self.asked.seed, numbers).normal("fork", level, None, x)
+        fresh = tempered(Noise(self.asked.seed, numbers), self.asked.temperature).normal("fork", level, None, x)
         alpha, sigma = float(level.alpha), float(level.sigma)
         eps = (x - alpha * x0) / sigma
         return alpha * x0 + sigma * slerp(eps, fresh, [self.part] * len(x))
 
     def state(self, k: int) -> State:
         """A memory of nothing."""
-        sampler = self.request.sampler
-        return sampler.start(len(self.levels) - 1) if sampler is not None else {}
+        solver = self.request.solver
+        return {} if solver is None else solver.start(len(self.levels) - 1)
 
 
 class Tape:

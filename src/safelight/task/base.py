@@ -18,6 +18,7 @@ from safelight.guide import Bend, Mix
 from safelight.model import Model
 from safelight.process import Level
 from safelight.sample import Draws, Sampler
+from safelight.sample.churn import Churn
 from safelight.spec import Spec, SpecError, parse
 
 # The steps of a run and the pictures of a prompt: a file's description may ask for more than any memory holds.
@@ -75,7 +76,7 @@ class Brief(NamedTuple):
     @property
     def levels(self) -> list[Level]:
         """The n + 1 levels of the request's grid, the last of them clean."""
-        process = self.model.spec.process
+        process = self.model.process
         return list(process.at(self.request.grid(process, self.request.steps)).split())
 
 
@@ -138,7 +139,7 @@ def launch(
 def _peer(model: Model, other: Model, branch: str) -> Denoiser:
     """Another model's denoiser, which must speak of the same latents at the same levels as this one's."""
     for name in ("process", "codec", "channels"):
-        mine, theirs = getattr(model.spec, name), getattr(other.spec, name)
+        mine, theirs = (m.process.settled() if name == "process" else getattr(m.spec, name) for m in (model, other))
         if mine != theirs:
             raise SpecError(f"mix: the model of branch '{branch}' has another {name}; both must denoise the same latents")
     # Codecs of one architecture may have learned other latents; a decoder of its own is no harm.
@@ -171,11 +172,20 @@ def conditions(brief: Brief) -> dict[str, Cond | None]:
     return conds
 
 
+class Variation(Spec):
+    """Every draw of picture k is slerp(its own, that of picture k of the seed `seed`, strength): the task `vary`, around any other."""
+
+    seed: int
+    strength: float = Field(0.1, ge=0, le=1)
+
+
 class Request(Spec, family="request", kind="request"):
     """What is asked of a model. Whatever is None is the model's default.
 
     prompt: one prompt or several; "" is no prompt. count: pictures for each prompt. seed, index: picture k of the run draws noise
     (seed, index + k) and is the same alone or in a batch. micro_batch: how many pictures are made at a time (None: all).
+    temperature: every draw of noise of the run, of its start and of its steps, is times this; 1 is the model's own distribution.
+    churn: fresh noise before each step of a one-step sampler. variation: how far the noise is moved to another seed's.
     size: (height, width) in pixels. negative: what the null branch is told instead of nothing. emphasis: how prompts are weighted
     by brackets, see text/prompt.py; "none" reads brackets as they stand.
     """
@@ -192,6 +202,9 @@ class Request(Spec, family="request", kind="request"):
     grid: Grid | None = None
     mix: Mix | None = None
     bends: tuple[Bend, ...] | None = None
+    temperature: float = Field(1.0, ge=0, le=10)
+    churn: Churn | None = None
+    variation: Variation | None = None
     size: tuple[int, int] | None = None
     micro_batch: int | None = Field(None, ge=1)
 
@@ -224,8 +237,28 @@ class Request(Spec, family="request", kind="request"):
         """How many pictures the run has; told without a list of them, which may be too long to be made."""
         return len(self.prompt) * self.count
 
+    @property
+    def solver(self) -> Sampler | None:
+        """The sampler with the churn around it, None where the model's own is meant. Raises SpecError where it cannot be churned."""
+        return self.sampler if self.sampler is None or self.churn is None else self.churn.around(self.sampler)
+
+    @property
+    def varied(self) -> Task:
+        """The task, varied as `variation` says. Raises SpecError for one that draws no noise of its pictures' own."""
+        if self.variation is None:
+            return self.task
+        try:
+            found = parse({"kind": "vary", **self.variation.model_dump(), "of": self.task}, "task")
+        except SpecError as error:
+            raise SpecError(f"variation: {str(error).removeprefix('task.of: ')}") from None
+        assert isinstance(found, Task)
+        return found
+
     def resolve(self, model: Model, assets: Assets | None = None) -> Resolved:
-        """The request with every None replaced by the model's default, or by what its task knows."""
+        """The request with every None replaced by the model's default, or by what its task knows.
+
+        Raises SpecError for churn of a sampler, or a variation of a task, that cannot have it.
+        """
         defaults = model.spec.defaults
         filled = {
             name: getattr(self, name) if getattr(self, name) is not None else getattr(defaults, name)
@@ -234,7 +267,9 @@ class Request(Spec, family="request", kind="request"):
         if self.sampler is None:
             filled["sampler"] = self.task.sampler(defaults.sampler)
         rest = {name: getattr(self, name) for name in Request.model_fields if name not in filled and name != "size"}
-        return Resolved(**rest, **filled, size=self.task.size(self, model, assets or Assets()))
+        found = Resolved(**rest, **filled, size=self.task.size(self, model, assets or Assets()))
+        _ = found.solver, found.varied
+        return found
 
 
 class Resolved(Request):
@@ -246,3 +281,10 @@ class Resolved(Request):
     mix: Mix
     bends: tuple[Bend, ...]
     size: tuple[int, int]
+
+    @property
+    def solver(self) -> Sampler:
+        """The sampler with the churn around it."""
+        solver = super().solver
+        assert solver is not None
+        return solver

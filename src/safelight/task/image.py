@@ -39,7 +39,7 @@ class Edit(Task):
 
     def levels(self, request: Resolved, model: Model) -> list[Level]:
         """The levels that are run, from the strength's own to the clean one; one more than there are steps."""
-        process = model.spec.process
+        process = model.process
         return list(process.at(times(request.grid, process, request.steps, self.strength, self.steps)).split())
 
     def runs(self, request: Resolved, model: Model) -> int:

@@ -120,7 +120,8 @@ class Interpolate(Task, kind="interpolate"):
         places = self._mine(brief)
         levels = brief.levels
         a, b, parts = ([getattr(p, name) for p in places] for name in ("leg", "next", "part"))
-        noise = Between(Rows(self._noise(brief, i) for i in a), Rows(self._noise(brief, i) for i in b), parts)
+        own = Between(Rows(self._noise(brief, i) for i in a), Rows(self._noise(brief, i) for i in b), parts)
+        noise = between.tempered(own, brief.request.temperature)
         x = noise.normal("start", None, None, brief.like) * float(torch.hypot(levels[0].alpha, levels[0].sigma))
         if self.inputs:
             ends = yield from self._ends(brief, levels, {*a, *b})
@@ -186,7 +187,8 @@ class Interpolate(Task, kind="interpolate"):
         for i in sorted(needed):
             seal, asked = self.ends[i].picture, self._ask(brief, i)
             if seal is None:
-                found[i] = Rows([self._noise(brief, i)]).normal("start", None, None, brief.like[:1]) * scale
+                own = between.tempered(Rows([self._noise(brief, i)]), asked.request.temperature)
+                found[i] = own.normal("start", None, None, brief.like[:1]) * scale
                 continue
             key = seal, asked.prompts[0], asked.request.negative
             if key not in known:

@@ -81,7 +81,7 @@ class Invert(Edit, kind="invert"):
 
 def undoable(usual: Sampler) -> Sampler:
     """The sampler itself, or `ddim` for one that draws noise or remembers earlier steps."""
-    return DDIM() if usual.stochastic or usual.order > usual.calls else usual
+    return DDIM() if usual.stochastic or usual.multistep else usual
 
 
 def lifted(

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from safelight.assets import Assets
-from safelight.between import Between, Rows
+from safelight.between import Between, Rows, tempered
 from safelight.model import Model
 from safelight.sample import Draws, Sampler
 from safelight.spec import SpecError
@@ -71,4 +71,5 @@ class Vary(Task, kind="vary"):
     def _varied(self, brief: Brief) -> Brief:
         if brief.request.seed == self.seed and self.number is None and self.strength and not isinstance(self.of, Vary):
             raise SpecError(f"vary: the variation seed is the seed itself ({self.seed}), so nothing would vary: choose another")
-        return brief._replace(noise=self.draws(brief.request.seed, brief.numbers))
+        noise = self.draws(brief.request.seed, brief.numbers)
+        return brief._replace(noise=tempered(noise, brief.request.temperature))

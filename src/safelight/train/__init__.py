@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-# Objectives beside `match` are registered by being imported.
-from safelight.train import autoencode as autoencode
-from safelight.train import classify as classify
-from safelight.train import contrast as contrast
+from safelight.spec import import_all
 from safelight.train.checkpoint import Unwritable
 from safelight.train.loop import Broken, Diverged, Report, begin, train
 from safelight.train.plan import Every, Plan
 from safelight.train.run import Run, Train, fit, recipe_of
 from safelight.train.state import TrainState
+
+import_all(__name__, __path__)  # objectives beside `match` are registered by existing
 
 __all__ = [
     "Broken",

@@ -142,14 +142,15 @@ def memorising(history: Sequence[Judged]) -> Judged | None:
 
 
 class _Silent(Network):
-    """F = 0."""
+    """F = 0, and a variance in the middle where one is predicted."""
 
     def __init__(self, like: Network) -> None:
         super().__init__()
         self.spec = like.spec
 
     def forward(self, x: Tensor, noise: Tensor, cond: Cond | None = None) -> Output:
-        return Output(torch.zeros_like(x))
+        nothing = torch.zeros_like(x)
+        return Output(nothing, nothing + 0.5 if getattr(self.spec, "learned_variance", False) else None)
 
 
 class _Mute(nn.Module):

@@ -22,6 +22,7 @@ from safelight.train.keys import keyed
 from safelight.train.objective import Batch, Match, Objective
 from safelight.train.plan import Plan, due
 from safelight.train.state import TrainState
+from safelight.train.times import Importance
 
 # An accelerator is waited for at least so often, in steps, even where nothing is logged.
 _LOOK = 256
@@ -89,6 +90,8 @@ class _Taken(NamedTuple):
 def begin(model: Model, plan: Plan, objective: Objective | None = None) -> TrainState:
     """The state before the first step; `train` makes it when it is given none. Raises SpecError for a plan the model cannot follow."""
     objective = objective or Match()
+    if isinstance(getattr(objective, "times", None), Importance) and objective.memory(model) is None:
+        raise SpecError(f"objective.times: objective '{objective.kind}' remembers no losses, so 'importance' would do nothing")
     for part in objective.parts(model):
         if plan.checkpointing and not isinstance(part, Network):
             raise SpecError(f"plan.checkpointing: {type(part).__name__} has no blocks to checkpoint; leave it false")
@@ -212,7 +215,8 @@ def _step(
     pixels = flipped(fed.pixels, plan.seed, step) if plan.flips else fed.pixels
     x0 = seen(model, objective, pixels, plan.channels_last)  # (N, c, h, w)
     batch = Batch(x0, text.of(fed.indices), text.null)
-    draws = objective.draw(model, x0, plan.seed, step)
+    memory = state.memory
+    draws = (objective if memory is None else memory).draw(model, x0, plan.seed, step)
     losses, norms, verdicts = [], [], []
     for player, optimizer in zip(state.players, state.optimizers, strict=True):
         for group in optimizer.param_groups:
@@ -220,14 +224,20 @@ def _step(
         optimizer.zero_grad(set_to_none=True)
         before = [buffer.clone() for buffer in followed]
         loss = torch.zeros((), device=device)
+        seen_losses: list[Tensor] = []
         for micro in range(plan.accumulation):
             rows = slice(micro * plan.batch, (micro + 1) * plan.batch)
             with keyed(device, plan.seed, step, micro, "network"):
                 with machine.autocast(device, dtype):
-                    each = player.loss(model, batch.part(rows), draws.part(rows))  # (B,)
-                part = each.float().sum() / plan.per_step
+                    each = player.loss(model, batch.part(rows), draws.part(rows)).float()  # (B,)
+                seen_losses.append(each.detach())
+                if draws.weight is not None:
+                    each = each * draws.weight[rows].to(each)
+                part = each.sum() / plan.per_step
                 state.guard.backward(part)
             loss += part.detach()
+        if memory is not None:
+            memory.saw(draws, torch.cat(seen_losses).tolist())
         verdict, norm = state.guard.step(optimizer, [p for _, p in player.parameters], loss, plan.clip)
         for buffer, old in zip(followed, before, strict=True):
             buffer.copy_(torch.where(verdict == OK, buffer, old))

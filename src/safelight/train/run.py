@@ -26,13 +26,14 @@ from safelight import device as machine
 from safelight import model as files
 from safelight.data import Crop, DataError, Fit, Pictures, Source, Stream
 from safelight.data.composed import ScenesSource
+from safelight.discrete.model import TokensSpec
 from safelight.files import atomic_bytes
 from safelight.model import Model, ModelSpec
 from safelight.process.tables import Table
 from safelight.spec import Spec, SpecError, describe, parse
 from safelight.text.joint import JointSpec
 from safelight.train import checkpoint
-from safelight.train.feed import words
+from safelight.train.feed import seen, words
 from safelight.train.held import Jury
 from safelight.train.journal import Journal
 from safelight.train.keys import keyed
@@ -64,24 +65,26 @@ _FREE = (
 
 
 def _learner(value: Any) -> Any:
-    """A joint model says so by its kind; whatever does not is a model."""
+    """A joint model and one of tokens say so by their kind; whatever does not is a model."""
     if isinstance(value, Mapping):
-        return (JointSpec if value.get("kind") == JointSpec.kind else ModelSpec).model_validate(value)
+        others: dict[Any, type[Spec]] = {spec.kind: spec for spec in (JointSpec, TokensSpec)}
+        return others.get(value.get("kind"), ModelSpec).model_validate(value)
     return value
 
 
-def _told(spec: ModelSpec | JointSpec) -> dict[str, Any]:
-    return describe(spec, family=False) if isinstance(spec, JointSpec) else spec.model_dump(mode="json")
+def _told(spec: ModelSpec | JointSpec | TokensSpec) -> dict[str, Any]:
+    return spec.model_dump(mode="json") if isinstance(spec, ModelSpec) else describe(spec, family=False)
 
 
-# What a run trains. Both have channels, a size and a text; beyond these an objective asks of its model what it needs.
-Learner = Annotated[ModelSpec | JointSpec, BeforeValidator(_learner), PlainSerializer(_told)]
+# What a run trains. All have channels and a size; beyond these an objective asks of its model what it needs.
+Learner = Annotated[ModelSpec | JointSpec | TokensSpec, BeforeValidator(_learner), PlainSerializer(_told)]
 
 
 class Train(Spec, family="train", kind="train"):
     """A training run, described in full: `fit(train, folder)` runs it.
 
-    model: a model, or with `kind: joint` the pair of towers that puts texts and pictures into one space (objective `contrastive`).
+    model: a model, or with `kind: joint` the pair of towers that puts texts and pictures into one space (objective `contrastive`), or
+    with `kind: tokens` a model of tokens (objectives `token-bound` and `token-cross-entropy`).
     data: the pictures; they are brought to the model's size by `fit`. held_out: the part of them kept for the held-out loss, chosen by
     content; held_out_data: pictures for it from elsewhere instead. workers: threads that decode pictures. memory: whether decoded
     pictures are kept. reproduced: numbers this recipe reached here, by name.
@@ -267,15 +270,19 @@ def ready(recipe: Train, device: torch.device, *, resume: bool = False) -> Ready
         )
     words(model, data, torch.device("cpu"))
     if plan.every.sample and not isinstance(recipe.model, ModelSpec):
-        raise SpecError("plan.every.sample: a joint model makes no pictures on the way; set it to 0")
+        raise SpecError(f"plan.every.sample: a '{recipe.model.kind}' makes no pictures on the way; set it to 0")
     guide = recipe.model.defaults.mix if isinstance(recipe.model, ModelSpec) else None
     if guide and plan.every.sample and model.text is None and guide.names != ("cond",):
         raise SpecError(
             f"model.defaults.mix: a model without text leaves guidance '{guide.kind}' nothing to go by; set model.defaults.mix=none"
         )
     state = begin(model, plan, objective)
-    blank = torch.zeros(1, recipe.model.channels, *recipe.model.size, device=device)
-    objective.draw(model, objective.see(model, blank), plan.seed, 0)
+    if isinstance(recipe.model, TokensSpec):
+        for part in (data, held_out):
+            if isinstance(part, Pictures):
+                recipe.model.alphabet.check(part)
+    first = data.batch(torch.zeros(1, dtype=torch.int64))
+    objective.draw(model, seen(model, objective, first, channels_last=False), plan.seed, 0)
     if held_out is not None and plan.every.held_out:
         check(model, held_out)
         Jury(model, objective, held_out, data, plan.held, plan.buckets, plan.batch)

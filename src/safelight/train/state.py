@@ -22,6 +22,7 @@ class TrainState:
     """step: optimizer steps done, skipped ones included. seen: pictures. skipped, bad: non-finite steps, in all and in a row.
 
     order: a hash chained over the indices of all pictures seen, in order: two runs that end with the same one saw the same.
+    memory: what the objective remembers, None for one that does not.
     tally: loss and gradient norm of the good steps since the last log. history: every held-out judgement.
     At each yield of `train` the state is at an optimizer step's end, so it can be saved there.
     """
@@ -36,6 +37,7 @@ class TrainState:
             plan.averages, [named for player in self.players for named in player.parameters if id(named[1]) in own]
         )
         self.guard = Guard(model.device, scaling)
+        self.memory = objective.memory(model)
         self.step = 0
         self.seen = 0
         self.skipped = 0
@@ -64,9 +66,10 @@ class TrainState:
         return copied.requires_grad_(False).eval()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The optimizers' and the guard's tensors by name: parameter names, so that the file can be read by a person."""
+        """The optimizers', the guard's and the memory's tensors by name: parameter names, so that the file can be read by a person."""
         found = {"guard/scale": self.guard.scale, "guard/good": self.guard.good}
         found |= {f"brought/{name}": p.detach() for name, p in self._brought.items()}
+        found |= {f"memory/{name}": v for name, v in (self.memory.tensors() if self.memory else {}).items()}
         for number, (player, optimizer) in enumerate(zip(self.players, self.optimizers, strict=True)):
             for name, parameter in player.parameters:
                 for slot, value in optimizer.state.get(parameter, {}).items():
@@ -103,6 +106,9 @@ class TrainState:
         """Put back what `tensors` and `numbers` gave, bit for bit."""
         self.guard.scale.copy_(tensors["guard/scale"])
         self.guard.good.copy_(tensors["guard/good"])
+        if self.memory is not None:
+            held = {key: value for key, value in tensors.items() if key.startswith("memory/")}
+            self.memory.load({key.removeprefix("memory/"): value for key, value in held.items()})
         with torch.no_grad():
             for name, parameter in self._brought.items():
                 parameter.copy_(tensors[f"brought/{name}"])

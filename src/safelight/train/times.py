@@ -68,6 +68,21 @@ class Stratified(Times, kind="stratified"):
         return (first + torch.arange(count, dtype=torch.float64) / count) % 1
 
 
+class Importance(Times, kind="importance"):
+    """t = u, more often where losses are large: p(u) proportional to sqrt(E[L^2 | u]) (Nichol and Dhariwal 2021, eq. 18).
+
+    A loss is divided by p, so that its mean is that of `uniform`, with less noise in it. The expectation is that of the last `history`
+    losses at each entry of a table (step of a bound), or else at each hundredth of u; they are saved with the run. Until all are known
+    times are uniform. floor: the share of pictures that stay so. On an accelerator every step waits for its losses.
+    """
+
+    history: int = Field(10, ge=1)
+    floor: float = Field(0.001, ge=0, lt=1)
+
+    def quantile(self, u: Tensor, process: Process) -> Tensor:
+        return u
+
+
 class LogitNormal(Times, kind="logit-normal"):
     """logit(t) ~ N(mean, std^2) (Esser et al. 2024, Stable Diffusion 3, eq. 19)."""
 

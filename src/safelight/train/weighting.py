@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from safelight.process import Level
+from safelight.process import Level, Process
 from safelight.spec import Spec
 
 
@@ -51,6 +51,48 @@ class MinSNR(Weighting, kind="min-snr"):
 
     def on_network(self, level: Level, out: Tensor) -> Tensor:
         return torch.minimum((level.alpha * out / level.sigma).square(), self.gamma * out.square())
+
+
+class SoftMinSNR(Weighting, kind="soft-min-snr"):
+    """w = gamma SNR / (SNR + gamma) (Crowson et al. 2024, "Hourglass diffusion transformers"): `min-snr` without its corner.
+
+    That is 1/(s^2 + 1/gamma) with s = sigma/alpha; gamma = 4 in the paper, 1/sigma_data^2.
+    """
+
+    gamma: float = Field(4.0, gt=0)
+
+    def on_network(self, level: Level, out: Tensor) -> Tensor:
+        return (level.alpha * out).square() / (level.sigma.square() + level.alpha.square() / self.gamma)
+
+
+class P2(Weighting, kind="p2"):
+    """w = SNR / (k + SNR)^gamma (Choi et al. 2022, "Perception prioritized training of diffusion models"): less near the data.
+
+    gamma: 0 is `snr`; 0.5 and 1 in the paper.
+    """
+
+    k: float = Field(1.0, gt=0)
+    gamma: float = Field(1.0, ge=0)
+
+    def on_network(self, level: Level, out: Tensor) -> Tensor:
+        a, s = level.alpha.square(), level.sigma.square()
+        return a * out.square() / s * (s / (self.k * s + a)) ** self.gamma
+
+
+class Sigmoid(Weighting, kind="sigmoid"):
+    """w = -dlambda/dt / 2 sigmoid(bias - lambda) SNR, lambda = log SNR (Kingma and Gao 2023; Hoogeboom et al. 2024, "Simpler diffusion").
+
+    At times even in t the loss is 1/2 int sigmoid(bias - lambda) |eps - eps_hat|^2 dlambda on every process with the same ends: -dlambda/dt
+    undoes the density of the levels. With a large bias it is the ELBO's, w = -dSNR/dt / 2.
+    """
+
+    bias: float = 0.0
+
+    def on_network(self, level: Level, out: Tensor) -> Tensor:
+        # -dlambda/dt SNR = 2 alpha (alpha sigma' - sigma alpha') / sigma^3 is finite where alpha = 0 and lambda is not.
+        da, ds = Process.slope(level.known, level)  # in t, whatever the process's own clock is
+        rate = level.alpha * (level.alpha * ds - level.sigma * da) / level.sigma**3
+        return rate * torch.sigmoid(self.bias - level.logsnr) * out.square()
 
 
 class EDM(Weighting, kind="edm"):
@@ -95,3 +137,21 @@ class Huber(Distance, kind="huber"):
 
     def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
         return torch.nn.functional.smooth_l1_loss(prediction, target, reduction="none", beta=self.delta)
+
+
+class PseudoHuber(Distance, kind="pseudo-huber"):
+    """sqrt(e^2 + c^2) - c: about e^2 / (2c) where e = |F - F*| is far below c, and e - c far above it (Charbonnier et al. 1997).
+
+    whole: e is the root mean square over the picture instead of an element's, so that whole pictures and not pixels are outliers: with
+    c = 0.00054 that is the loss of Song and Dhariwal 2023, "Improved techniques for training consistency models", over sqrt(C H W).
+    """
+
+    c: float = Field(0.03, gt=0)
+    whole: bool = False
+
+    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
+        square = (prediction - target).square()
+        if self.whole:
+            square = square.flatten(1).mean(1).view(-1, *(1,) * (square.ndim - 1)).expand_as(square)
+        # c is subtracted before it can swallow a small error: sqrt(e^2 + c^2) - c = e^2 / (sqrt(e^2 + c^2) + c).
+        return square / ((square + self.c**2).sqrt() + self.c)

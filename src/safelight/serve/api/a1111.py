@@ -82,6 +82,10 @@ class Txt2img(BaseModel):
     batch_size: int = Field(1, ge=1, le=1000)
     n_iter: int = Field(1, ge=1, le=1000)
     eta: float | None = Field(None, ge=0, le=10)
+    s_churn: float | None = Field(None, ge=0)
+    s_tmin: float | None = Field(None, ge=0)
+    s_tmax: float | None = Field(None, ge=0)
+    s_noise: float | None = Field(None, ge=0)
     override_settings: Settings | None = None
     override_settings_restore_afterwards: bool | None = True
     send_images: bool = True
@@ -294,9 +298,10 @@ def _asked(here: Server, asked: Txt2img, task: dict[str, Any]) -> Ask:
     model = checkpoint(here, chosen or option(here))
     spec = here.spec(model)
     seed = secrets.randbelow(2**32) if asked.seed == -1 else asked.seed
+    variation: dict[str, Any] | None = None
     if asked.subseed_strength:
         subseed = secrets.randbelow(2**32) if asked.subseed == -1 else asked.subseed
-        task = {"kind": "vary", "seed": subseed, "strength": asked.subseed_strength, "of": task}
+        variation = {"seed": subseed, "strength": asked.subseed_strength}
     request: dict[str, Any] = {
         "task": task,
         "prompt": [asked.prompt],
@@ -304,6 +309,7 @@ def _asked(here: Server, asked: Txt2img, task: dict[str, Any]) -> Ask:
         "seed": seed,
         "count": asked.batch_size * asked.n_iter,
         "micro_batch": asked.batch_size if asked.n_iter > 1 else None,
+        "variation": variation,
     }
     if asked.steps is not None:
         request["steps"] = asked.steps
@@ -315,13 +321,22 @@ def _asked(here: Server, asked: Txt2img, task: dict[str, Any]) -> Ask:
     if named:
         sampler, grid = infotext.sampler_and_grid(named, asked.scheduler or "")
         if sampler is None:
-            raise SpecError(f"sampler_name: no sampler '{named}' (there: {', '.join(s.a1111 for s in infotext.SAMPLERS)})")
-        request["sampler"] = {"kind": sampler, **({"eta": asked.eta} if asked.eta is not None and sampler == "ddim" else {})}
+            raise SpecError(
+                f"sampler_name: no sampler '{named}' (there: {', '.join(s.a1111 or s.ours for s in infotext.SAMPLERS)})"
+            )
+        own = {"eta": asked.eta} if asked.eta is not None and sampler == "ddim" else {}
+        request["sampler"] = {"kind": sampler, **infotext.elsewhere(named), **own}
         request["grid"] = grid
     elif asked.scheduler and asked.scheduler.lower() != "automatic":
         request["grid"] = infotext.known(asked.scheduler, infotext.GRIDS)
         if request["grid"] is None:
-            raise SpecError(f"scheduler: no schedule '{asked.scheduler}' (there: {', '.join(g.a1111 for g in infotext.GRIDS)})")
+            raise SpecError(
+                f"scheduler: no schedule '{asked.scheduler}' (there: {', '.join(g.a1111 or g.ours for g in infotext.GRIDS)})"
+            )
+    if asked.s_churn:
+        # There 0 is no end above.
+        ends = {"s_min": asked.s_tmin or None, "s_max": asked.s_tmax or None, "s_noise": asked.s_noise or None}
+        request["churn"] = {"amount": asked.s_churn, **{name: value for name, value in ends.items() if value is not None}}
     parsed = parse(request, "request")
     assert isinstance(parsed, Request)
     return Ask(model=model, request=parsed, record="preview", group=GROUP)
@@ -334,7 +349,7 @@ def _answer(here: Server, asked: Txt2img, run: Run) -> Made:
         with Lying(here, file) as path:
             texts.append(parameters(path) or "")
     count, request = len(files), run.request
-    task = request.get("task") or {}
+    varied = request.get("variation") or {}
     seed, own = run.seed, request.get("size") or [0, 0]
     info = {
         "prompt": asked.prompt,
@@ -343,8 +358,8 @@ def _answer(here: Server, asked: Txt2img, run: Run) -> Made:
         "all_negative_prompts": [asked.negative_prompt or ""] * count,
         "seed": seed,
         "all_seeds": [seed] * count,  # picture k of a seed is (seed, k) here: its number is in the infotext
-        "subseed": task.get("seed", seed) if task.get("kind") == "vary" else seed,
-        "subseed_strength": task.get("strength", 0) if task.get("kind") == "vary" else 0,
+        "subseed": varied.get("seed", seed),
+        "subseed_strength": varied.get("strength", 0),
         "width": own[1],
         "height": own[0],
         "sampler_name": (request.get("sampler") or {}).get("kind"),
@@ -487,7 +502,8 @@ def png_info(here: Here, asked: PngInfoAsk) -> PngInfo:
 def samplers() -> list[Sampler]:
     """The samplers, by their names there."""
     return [
-        Sampler(name=s.a1111, aliases=[a for a in (s.ours, s.comfy, *s.aliases) if a], options={}) for s in infotext.SAMPLERS
+        Sampler(name=s.a1111 or s.ours, aliases=[a for a in (s.ours, s.comfy, *s.aliases) if a], options={})
+        for s in infotext.SAMPLERS
     ]
 
 
@@ -497,7 +513,7 @@ def schedulers() -> list[Scheduler]:
     return [
         Scheduler(
             name=g.ours,
-            label=g.a1111,
+            label=g.a1111 or g.ours,
             aliases=list(g.aliases) or None,
             default_rho=7.0 if g.ours == "karras" else -1.0,
             need_inner_model=False,

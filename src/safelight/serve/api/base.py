@@ -286,7 +286,9 @@ class Server:
         if height < 1 or width < 1 or height * width > limits.pixels:
             raise SpecError(f"size: {height}x{width} is not within 1 and {limits.pixels:,} pixels")
         # A sampler within a sampler asks the network as often as both together, within one step.
-        calls = (request.sampler or request.task.sampler(spec.defaults.sampler)).calls
+        sampler = request.sampler or request.task.sampler(spec.defaults.sampler)
+        _ = request.varied, request.model_copy(update={"sampler": sampler}).solver  # they refuse what cannot be together
+        calls = sampler.calls
         if calls > limits.steps:  # a run can be left between steps, not within one
             raise SpecError(f"sampler: {calls:,} calls a step, {limits.steps:,} may be one step")
         work = height * width * steps * count * calls

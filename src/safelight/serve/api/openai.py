@@ -186,13 +186,14 @@ def _vary(here: Server, data: bytes, model: str) -> tuple[dict[str, Any], str]:
             own = {
                 k: v
                 for k, v in note.request.items()
-                if k in ("seed", "steps", "sampler", "grid", "mix", "bends", "size", "negative")
+                if k in ("seed", "steps", "sampler", "grid", "mix", "bends", "temperature", "churn", "size", "negative")
             }
             return {
                 "kind": "vary",
                 "seed": secrets.randbelow(2**32),
                 "strength": 0.3,
                 "number": number,
+                "of": describe(asked.varied, family=False),
                 "_own": own,
             }, prompt_of(note)
         return {"kind": "image", "picture": given.seal, "strength": 0.5}, prompt_of(note)

@@ -1,7 +1,7 @@
 /* Create's drawer: everything beside the words. Loaded when it is opened. */
 import { html } from "../vendor/preact-htm.js";
 import { defaults, newSeed, permutations, useStore } from "./store.js";
-import { Icon, Kind, Segments, Slider, size as bytes, useId } from "./parts.js";
+import { Fields, Icon, Kind, Segments, Slider, size as bytes, useId } from "./parts.js";
 
 export function More({ form, edit, model }) {
   const parts = useStore((s) => s.parts);
@@ -28,11 +28,13 @@ export function More({ form, edit, model }) {
       <${Slider} label="Variation" value=${form.varyStrength} min=${0} max=${1} step=${0.01} onInput=${(v) => edit({ varyStrength: v, varySeed: form.varySeed || newSeed() })} /></div>
     ${form.varyStrength > 0 && html`<div class="field"><label for=${id + "v"}>Variation seed</label><input id=${id + "v"} class="number" type="number" min="0" value=${form.varySeed} onInput=${(e) => edit({ varySeed: Math.trunc(Number(e.target.value)) })} /></div>`}
     <div class="two">${[["Width", w, (v) => [h, v]], ["Height", h, (v) => [v, w]]].map(([title, value, of]) => html`<${Slider} label=${title} value=${value} min=${unit} max=${Math.max(4 * (model?.size?.[0] ?? 64), value)} step=${unit} suffix="px" onInput=${(v) => edit({ size: of(v) })} />`)}</div>
+    <${Slider} label="Temperature" value=${form.temperature} min=${0} max=${2} step=${0.01} onInput=${(v) => edit({ temperature: v })} hint="times all noise; 1 is the model's own" />
     <${Kind} label="Sampler" kinds=${kinds("samplers")} value=${form.sampler} own=${own?.sampler} onChange=${(v) => edit({ sampler: v })} />
-    <details open=${!!(form.grid || form.mix || form.bends || form.micro)}><summary>How it is steered</summary><div class="stack">
+    <details open=${!!(form.grid || form.mix || form.bends || form.micro || form.churn)}><summary>How it is steered</summary><div class="stack">
       <${Kind} label="Where the steps lie (grid)" kinds=${kinds("grids")} value=${form.grid} own=${own?.grid} onChange=${(v) => edit({ grid: v })} />
       ${conditional && html`<${Kind} label="Guidance (mix)" kinds=${kinds("mixes")} value=${form.mix} own=${own?.mix} onChange=${(v) => edit({ mix: v })} />`}
       <${Kind} label="Bend" kinds=${kinds("bends")} value=${form.bends?.[0] ?? null} own=${own?.bends?.[0]} onChange=${(v) => edit({ bends: v ? [v] : null })} />
+      <${Fields} schema=${parts?.request?.$defs?.Churn} value=${form.churn ?? {}} onChange=${(v) => edit({ churn: v })} />
       <div class="field"><label for=${id + "e"}>Brackets in prompts</label><select id=${id + "e"} value=${form.emphasis} onChange=${(e) => edit({ emphasis: e.target.value })}>${["a1111", "comfy", "compel", "none"].map((v) => html`<option value=${v}>${v}</option>`)}</select></div>
       <div class="field"><label for=${id + "m"}>Pictures at a time</label><input id=${id + "m"} type="number" min="1" value=${form.micro ?? ""} placeholder="all" onInput=${(e) => edit({ micro: Number(e.target.value) || null })} /></div></div></details>
     <div class="stack"><h3 id=${id + "r"}>What is recorded</h3><${Segments} label="What is recorded" value=${form.record} onChange=${(v) => edit({ record: v })} options=${[["preview", "To look at"], ["exact", "To fork"], ["branches", "Everything"]]} />

@@ -114,7 +114,7 @@ function Editor({ first, saved }) {
         task.mask = sent.seal;
       }
       const base = from.run?.request ?? {};
-      const request = { task, prompt: [form.prompt], negative: base.negative ?? "", seed: form.seed, ...Object.fromEntries(["steps", "sampler", "grid", "mix", "bends", "emphasis"].filter((n) => base[n] != null).map((n) => [n, base[n]])) };
+      const request = { task, prompt: [form.prompt], negative: base.negative ?? "", seed: form.seed, ...Object.fromEntries(["steps", "sampler", "grid", "mix", "bends", "emphasis", "temperature", "churn"].filter((n) => base[n] != null).map((n) => [n, base[n]])) };
       const run = await call.post("/v1/runs", { model: from.run?.model ?? "default", kind: "edit", parent: from.run?.id ?? null, relation: from.run ? "edit" : "", request });
       if (run) { setMade(run.id); hold(run); }
     } finally {

@@ -12,7 +12,7 @@ const MODES = [["both", "noise and words"], ["words", "words only"], ["noise", "
 const FRESH = { mode: "both", ease: "linear", frames: 16 };
 const EVERY = 8, PACE = 12;
 /** What a run hands on besides its words and noise, so that a keyframe comes out as the run did. */
-const HOW = ["negative", "emphasis", "steps", "sampler", "grid", "mix", "bends", "size"];
+const HOW = ["negative", "emphasis", "steps", "sampler", "grid", "mix", "bends", "temperature", "churn", "size"];
 const RUN = "application/x-safelight-run", KEY = "application/x-safelight-keyframe";
 const smooth = (u) => u * u * (3 - 2 * u);
 
@@ -192,7 +192,7 @@ export function screen({ query }) {
 
 /** Picture i of a run as a keyframe: its words and noise where it was made of these alone, else its picture; null without one. */
 export function endOf(run, i = 0) {
-  const made = (run.request?.task?.kind ?? "text") === "text" && run.kind === "generate", prompts = [run.request?.prompt ?? run.prompt ?? ""].flat();
+  const made = (run.request?.task?.kind ?? "text") === "text" && !run.request?.variation && run.kind === "generate", prompts = [run.request?.prompt ?? run.prompt ?? ""].flat();
   const words = prompts[Math.floor(i / (run.request?.count ?? 1))] ?? prompts[0], number = (run.request?.index ?? 0) + i, shown = run.pictures?.[i] ? { run: run.id, ...(i ? { shot: i } : {}) } : { run: null };
   if (made) return { prompt: words, seed: run.seed, ...(number ? { number } : {}), ...shown };
   return run.pictures?.[i] && !recorded(run.id) ? { prompt: words, picture: run.pictures[i].seal, ...shown } : null;

@@ -230,14 +230,15 @@ function Drop() {
 export function restore(request, model) {
   // What is not of the picture stays as it is.
   const { scratch, more, record, ...own } = structuredClone(FORM), usual = defaults(model)?.mix ?? {};
-  for (const name of ["negative", "count", "seed", "steps", "size", "sampler", "grid", "mix", "bends", "emphasis"]) if (request[name] != null) own[name] = request[name];
+  for (const name of ["negative", "count", "seed", "steps", "size", "sampler", "grid", "mix", "bends", "emphasis", "temperature", "churn"]) if (request[name] != null) own[name] = request[name];
   const prompts = [request.prompt ?? ""].flat();
   own.prompt = prompts.length > 1 ? `{${prompts.join("|")}}` : prompts[0];
   // A scale alone is the form's own field where all else of the mix is as the model has it, which the form takes it from.
   const like = (name, none) => JSON.stringify(own.mix[name] ?? none) === JSON.stringify(usual[name] ?? none);
   if (own.mix?.kind === "cfg" && typeof own.mix.scale === "number" && like("interval", [0, 1]) && like("rescale", 0)) Object.assign(own, { guidance: own.mix.scale, mix: null });
   if (own.bends?.length === 0) own.bends = null;
-  if (request.task?.kind === "vary") Object.assign(own, { varySeed: request.task.seed, varyStrength: request.task.strength });
+  const varied = request.variation ?? (request.task?.kind === "vary" ? request.task : null);
+  if (varied) Object.assign(own, { varySeed: varied.seed, varyStrength: varied.strength });
   fill("form", FORM, { ...own, locked: true, ...(model ? { model } : {}) });
 }
 
