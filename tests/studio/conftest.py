@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +23,7 @@ import pytest
 pytest.importorskip("playwright.sync_api")
 pytest.importorskip("fastapi")
 
-from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Request, expect
 
 from tests.studio.documented import Documented
 
@@ -125,16 +124,6 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
 def made(studio: Studio) -> dict[str, Any]:
     """A finished run of two pictures in eight steps, with everything recorded."""
     return studio.wait(studio.make(record="branches")["id"])
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium, or the one that Playwright brings."""
-    with sync_playwright() as playwright:
-        found = shutil.which("chromium")
-        one = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        yield one
-        one.close()
 
 
 @functools.cache
