@@ -20,6 +20,7 @@ from torch import Tensor
 from safelight import device as machine
 from safelight.denoise import Estimate
 from safelight.process import Level
+from safelight.process.level import shaped
 from safelight.spec import SpecError
 
 # The variance of p(x' | x), as the sampler `ddpm` has it.
@@ -71,7 +72,7 @@ class Chain:
 
         learned: f log large + (1 - f) log small with the network's fraction f (Nichol and Dhariwal 2021, eq. 15).
         """
-        small, large = (_shaped(v[k.cpu()].log(), like) for v in (self.small, self.large))
+        small, large = (shaped(v[k.cpu()].log(), like) for v in (self.small, self.large))
         if kind == "learned":
             if estimate.fraction is None:
                 raise SpecError("variance 'learned' needs a network that predicts the fraction; use 'small' or 'large'")
@@ -86,7 +87,7 @@ class Chain:
         """
         small, log = self.variances(k, x0, estimate, kind)
         rise = log - small
-        off = _shaped(self.gain[k.cpu()].square() / self.small[k.cpu()], x0) * (x0 - estimate.x0).square()
+        off = shaped(self.gain[k.cpu()].square() / self.small[k.cpu()], x0) * (x0 - estimate.x0).square()
         return ((off + 1) * torch.exp(-rise) - 1 + rise) / 2
 
     def last(self, x0: Tensor, estimate: Estimate, kind: Variance = "small", *, buckets: int = 256) -> Tensor:
@@ -130,9 +131,3 @@ def discrete(x0: Tensor, mean: Tensor, log_std: Tensor, buckets: int = 256) -> T
     inside = above + torch.log(-torch.expm1((below - above).clamp(max=-_CLOSE)))
     first, last = torch.special.log_ndtr(high), torch.special.log_ndtr(-low)
     return torch.where(index <= 0, first, torch.where(index >= top, last, inside)).to(dtype)
-
-
-def _shaped(value: Tensor, x: Tensor) -> Tensor:
-    """(B,) or () numbers ready to multiply x (B, C, *space)."""
-    value = value.to(x.device, torch.promote_types(x.dtype, torch.float32))
-    return value.view(-1, *(1,) * (x.ndim - 1)) if value.ndim else value

@@ -12,6 +12,7 @@ from safelight.cond import Cond
 from safelight.nn.network import Network, Output
 from safelight.predict import Parameterization
 from safelight.process import Level, Process
+from safelight.process.level import shaped
 
 
 class Estimate(NamedTuple):
@@ -86,15 +87,15 @@ class Denoiser(nn.Module):
         distance: elementwise, the square unless an objective says otherwise. A loss on x0 of weight w is this one times w out^2.
         """
         level = t if isinstance(t, Level) else self.process.at(t)
-        a, b = (_like(v, x0) for v in self.parameterization.target(level, self.process))
+        a, b = (shaped(v, x0) for v in self.parameterization.target(level, self.process))
         _, out, inp, noise = self.parameterization.coeffs(level, self.process)
-        shaped = level.like(x0)
-        x = shaped.alpha * x0 + shaped.sigma * eps
+        here = level.like(x0)
+        x = here.alpha * x0 + here.sigma * eps
         wanted = a * x0 + b * eps
         if target is not None:
             # F moves by (target - x0)/out when the x0 that it stands for moves.
-            wanted = wanted + (target - x0) / _like(out, x0)
-        found = self.network(_like(inp, x0) * x, noise.to(x.device, torch.float32).expand(len(x0)), cond)
+            wanted = wanted + (target - x0) / shaped(out, x0)
+        found = self.network(shaped(inp, x0) * x, noise.to(x.device, torch.float32).expand(len(x0)), cond)
         return distance(found.F.to(wanted.dtype), wanted).flatten(1).mean(1)
 
     def _floats(self, level: Level) -> _Numbers:
@@ -114,7 +115,7 @@ class Denoiser(nn.Module):
             x0 = wide * coeffs.skip + answer.F.to(wide.dtype) * coeffs.out
         else:
             found = self.parameterization.coeffs(level, self.process)
-            skip, out, inp = (_like(v, wide) for v in found[:3])
+            skip, out, inp = (shaped(v, wide) for v in found[:3])
             answer = network((wide * inp).to(_dtype(self.network, wide)), found.noise.to(x.device, exact))
             x0 = wide * skip + answer.F.to(wide.dtype) * out
         return Estimate(x0, None if answer.fraction is None else answer.fraction.to(wide.dtype))
@@ -161,12 +162,6 @@ def branches(
         return found
 
     return evaluate
-
-
-def _like(value: Tensor, x: Tensor) -> Tensor:
-    """A coefficient of a level, ready to multiply x: a scalar, or (B, 1, ..., 1)."""
-    value = value.to(x.device, torch.promote_types(x.dtype, torch.float32))
-    return value.view(-1, *(1,) * (x.ndim - 1)) if value.ndim else value
 
 
 def _dtype(network: nn.Module, x: Tensor) -> torch.dtype:

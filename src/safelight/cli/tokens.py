@@ -129,10 +129,10 @@ def coloured(model: Tokens, x: Tensor) -> Tensor:
 
 
 def _bound(args: argparse.Namespace, model: Tokens) -> int:
-    import math
 
     import torch
 
+    from safelight.bound import NAT
     from safelight.cli.judging import Watch
     from safelight.evaluate.tokens import alone, bound, paired
     from safelight.files import atomic_bytes
@@ -144,8 +144,7 @@ def _bound(args: argparse.Namespace, model: Tokens) -> int:
     with Watch("samples") as watch:
         for found in bound(model.process, model.logits, x0, model.tokens, draws=args.draws, seed=args.seed, batch=args.batch):
             watch.see(found.samples, len(x0))
-    nats = math.log(2)
-    numbers = found.as_dict() | {"alone": alone(x0, model.tokens) / nats, "paired": paired(x0, model.tokens) / nats}
+    numbers = found.as_dict() | {"alone": alone(x0, model.tokens) * NAT, "paired": paired(x0, model.tokens) * NAT}
     what = "a character" if model.alphabet.text else f"a pixel of {model.tokens} levels"
     print(f"{numbers['samples']:,} samples of {numbers['tokens']:,} tokens, bits {what}")
     print(f"  bound    {numbers['bits']:.4f} +- {numbers['error']:.4f} (one standard error)")

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 from safelight.data.source import DataError
 
@@ -22,6 +23,22 @@ def install(package: str, size: str, what: str, remedy: str, say: Callable[[str]
     fault = _install(prefix, package, size, say)
     if fault:
         raise DataError(f"apt-get could not install {package} ({fault}): {remedy}")
+
+
+def fetched(
+    find: Callable[[], Path | None], package: str, put: str, size: str, what: str, remedy: str, say: Callable[[str], None]
+) -> Path:
+    """What `find` finds, the package being installed first if it finds nothing.
+
+    put: where the package puts it. Raises DataError as `install` does, and when nothing is found after it.
+    """
+    there = find()
+    if there is None:
+        install(package, size, what, remedy, say)
+        there = find()
+        if there is None:
+            raise DataError(f"the package {package} is installed but {put}: {remedy}")
+    return there
 
 
 def _administrator() -> list[str] | None:

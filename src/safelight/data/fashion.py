@@ -87,13 +87,7 @@ def fetch(say: Callable[[str], None] = print) -> Counts:
 
     say: is told, in one line each, what is done. Raises DataError that says exactly what to do when it cannot be had.
     """
-    folder = find()
-    if folder is None:
-        debian.install(PACKAGE, "30 MB", "Fashion-MNIST", remedy(), say)
-        folder = find()
-        if folder is None:
-            raise DataError(f"the package {PACKAGE} is installed but its files are not in {PACKAGED}: {remedy()}")
-    return verify(folder)
+    return verify(debian.fetched(find, PACKAGE, f"its files are not in {PACKAGED}", "30 MB", "Fashion-MNIST", remedy(), say))
 
 
 def remedy() -> str:

@@ -123,13 +123,7 @@ def fetch(say: Callable[[str], None] = print) -> Counts:
 
     say: is told, in one line each, what is done. Raises DataError that says exactly what to do when it cannot be had.
     """
-    path = find()
-    if path is None:
-        debian.install(PACKAGE, "2 MB", "the King James Bible", remedy(), say)
-        path = find()
-        if path is None:
-            raise DataError(f"the package {PACKAGE} is installed but {PACKAGED} is not there: {remedy()}")
-    return verify(path)
+    return verify(debian.fetched(find, PACKAGE, f"{PACKAGED} is not there", "2 MB", "the King James Bible", remedy(), say))
 
 
 def remedy() -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from safelight.bound import NAT
 from safelight.discrete.bound import FIRST, prior_term, term, times
 from safelight.discrete.process import TokenProcess
 from safelight.noise import Noise
@@ -37,13 +38,13 @@ class Bound(NamedTuple):
     @property
     def bits(self) -> float:
         """Bits a token: of a text a character, of a picture a value of the alphabet's (bits/dim)."""
-        return self.nats / math.log(2)
+        return self.nats * NAT
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, everything in bits a token."""
-        values = {name: getattr(self, name) / math.log(2) for name in ("nats", "error", "prior", "first", "middle")}
+        values = {name: getattr(self, name) * NAT for name in ("nats", "error", "prior", "first", "middle")}
         values["bits"] = values.pop("nats")
-        by_time = [None if math.isnan(v) else v / math.log(2) for v in self.by_time.tolist()]
+        by_time = [None if math.isnan(v) else v * NAT for v in self.by_time.tolist()]
         return {**values, "by_time": by_time, "samples": self.samples, "tokens": self.size}
 
 

@@ -63,9 +63,7 @@ class Level(_Level):
 
         A single level stays a scalar; one level a picture becomes (B, 1, ..., 1).
         """
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        shape = (-1, *(1,) * (x.ndim - 1)) if self.t.ndim else ()
-        t, alpha, sigma = (v.to(x.device, dtype).view(shape) for v in self[:3])
+        t, alpha, sigma = (shaped(v, x) for v in self[:3])
         return Level(t, alpha, sigma, self.process)
 
     def split(self) -> list[Level]:
@@ -84,6 +82,12 @@ class Level(_Level):
     def between(self, to: Level) -> Level:
         """The level of the same process halfway in time. Raises SpecError as `moved` does."""
         return _at(self.known, (float(self.t) + float(to.t)) / 2)
+
+
+def shaped(value: Tensor, x: Tensor) -> Tensor:
+    """A number of a level, or one a picture (B,), ready to multiply x (B, C, *space): in its dtype, at least float32, on its device."""
+    value = value.to(x.device, torch.promote_types(x.dtype, torch.float32))
+    return value.view(-1, *(1,) * (x.ndim - 1)) if value.ndim else value
 
 
 # A solver asks for the same levels in every run; as ordinary tensors, also where the first to ask is in inference mode.

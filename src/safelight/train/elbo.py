@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from safelight import device as machine
+from safelight.bound import NAT
 from safelight.codec.pixels import Pixels
 from safelight.model import Model
 from safelight.predict import Velocity
@@ -122,8 +123,7 @@ class ELBO(Denoising, kind="elbo"):
         alpha, sigma = (v.to(each) for v in from_logsnr(last))
         prior = (alpha.square() * x0.square().flatten(1).mean(1) + sigma.square() - 1) / 2 - sigma.log()
         found = self.reconstruction(x0, draws.eps, first.to(x0.device, each.dtype))
-        bits = 1 / math.log(2)
-        return Terms(prior * bits, found * bits, diffusion * bits, error)
+        return Terms(prior * NAT, found * NAT, diffusion * NAT, error)
 
     def reconstruction(self, x0: Tensor, eps: Tensor, first: Tensor) -> Tensor:
         """(B,) -log p(x | z_0) in nats a dimension for z_0 = alpha_0 x + sigma_0 eps at log-SNR `first`; x0, eps: (B, C, *space)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from pydantic import Field
 from torch import Tensor
 
@@ -37,7 +39,8 @@ class _Bounded(Denoising):
 
     def chain(self, process: Process) -> Chain:
         """The chain of n steps. Raises SpecError where n has to be said."""
-        return Chain(process.at(Even()(process, self.parts_of(process))))
+        n = self.parts_of(process)
+        return _table(process, n) if process.settled() is process else _chain(process, n)
 
     def parts_of(self, process: Process) -> int:
         if self.steps is None and process.entries is None:
@@ -68,6 +71,14 @@ class _Bounded(Denoising):
             last = chain.last(x0[rows], Estimate(estimate.x0[rows], fraction), variance)
             each = each.index_put((rows,), last.to(each.dtype))
         return each.flatten(1).mean(1) * (chain.n * NAT)
+
+
+def _chain(process: Process, n: int) -> Chain:
+    return Chain(process.at(Even()(process, n)))
+
+
+# Every step of training asks for the chain again, which only a process that learns changes.
+_table = lru_cache(8)(_chain)
 
 
 class VLB(_Bounded, kind="vlb"):
