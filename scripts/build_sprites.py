@@ -30,12 +30,14 @@ from torch import Tensor
 
 from safelight.data.scenes.nouns import nouns
 from safelight.data.scenes.rules import components, different
-from safelight.data.scenes.sprites import FORMAT, SIDE, kernel, strips
+from safelight.data.scenes.sprites import FORMAT, SIDE, kernel
 from safelight.data.scenes.words import BACKGROUNDS
 from safelight.files import atomic
 
 NAMES = ("emojibase-data@17.0.0", "emojilib@4.0.3")
 FINE = 4
+# Sprites a picture may hold, and the bytes that each picture costs beside its own.
+RUNS, PER_RUN = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32), 5
 MISTAKEN = {("cricket", "blob")}  # found by its name; this set draws the bat
 LICENCES = "spdx-license-list@6.12.0"
 
@@ -58,7 +60,7 @@ SOURCES = {
     "blob": Source("@iconify-json/noto-v1", "1.2.5", "Apache-2.0", "Google", "@iconify-json/noto"),
 }
 NOTICE = (
-    "Each sprite's source package, licence and copyright holder stand in index.jsonl.\n"
+    "Each sprite's source package, licence and copyright holder stand in index.json.\n"
     "Changes: rendered from SVG to 64x64 pixels; in scenes they may be scaled, recoloured and composed.\n"
     "Twemoji: copyright Twitter, Inc and other contributors, CC-BY-4.0.\n"
     "Noto Emoji: copyright Google, Apache-2.0. Fluent Emoji: copyright Microsoft, MIT.\n"
@@ -242,16 +244,71 @@ def pack(rows: list[dict[str, Any]], images: list[np.ndarray], texts: Path, out:
         for licence in sorted({source.licence for source in SOURCES.values()}):
             text = read(texts / f"{licence}.json")["licenseText"].replace("<year> <copyright holders>", "Microsoft Corporation")
             put(f"licences/{licence}.txt", text.encode())
-        put("index.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(), zipfile.ZIP_LZMA)
-        known = dict(zip([row["file"] for row in rows], images, strict=True))
-        for strip, names in strips(rows).items():
-            stack = np.concatenate([known[name] for name in names])
-            put(strip, min((_webp(stack, method) for method in (4, 6)), key=len), zipfile.ZIP_STORED)
+        index, pictures = stacked(rows, images)
+        put("index.json", json.dumps(index, ensure_ascii=False, separators=(",", ":")).encode(), zipfile.ZIP_LZMA)
+        for style, strips in pictures.items():
+            put(f"{style}.webps", b"".join(strips), zipfile.ZIP_STORED)
 
 
-def _webp(pixels: np.ndarray, method: int) -> bytes:
+def stacked(rows: list[dict[str, Any]], images: list[np.ndarray]) -> tuple[dict[str, Any], dict[str, list[bytes]]]:
+    """The index, as `rows_of` reads it, and the pictures of each style."""
+    concepts = {row["concept"]: {"code": row["file"].split("/")[1], "keywords": row["keywords"]} for row in rows}
+    index: dict[str, Any] = {"sources": {}, "concepts": concepts, "styles": {}}
+    pictures: dict[str, list[bytes]] = {}
+    for style in SOURCES:
+        mine = [i for i, row in enumerate(rows) if row["style"] == style]
+        runs = runs_of(np.stack([images[i] for i in mine]))
+        pictures[style] = [min((_webp(images, [mine[k] for k in run], method) for method in (4, 6)), key=len) for run in runs]
+        order = [mine[k] for run in runs for k in run]
+        index["sources"][style] = {name: rows[mine[0]][name] for name in ("licence", "package", "copyright")}
+        index["styles"][style] = {name: [rows[i][name] for i in order] for name in ("concept", "clear", "solid", "hue")}
+        index["styles"][style]["strips"] = [[len(run), len(data)] for run, data in zip(runs, pictures[style], strict=True)]
+    return index, pictures
+
+
+def runs_of(images: np.ndarray) -> list[list[int]]:
+    """Sprites (N, 64, 64, 4) in the runs whose pictures are smallest together: a run of few colours is written with a palette.
+
+    Sprites are put in a row, each behind the one whose colours are most like its own, and the row is cut where the sum of the sizes,
+    as a fast encoder tells them, is least; a cut may fall at every third of a run's length.
+    """
+    row = [0]
+    share = np.stack([_colours(image) for image in images])
+    alike = share @ share.T
+    left = set(range(1, len(images)))
+    while left:
+        row.append(max(sorted(left), key=lambda i: alike[row[-1], i]))
+        left.remove(row[-1])
+    least, length = [0.0] + [float("inf")] * len(row), [0] * (len(row) + 1)
+    size = {
+        (first, n): len(_webp(images, row[first : first + n], 4, 75)) + PER_RUN
+        for n in RUNS
+        for first in range(0, len(row) - n + 1, max(1, n // 3))
+    }
+    for end in range(1, len(row) + 1):
+        for n in RUNS:
+            if (end - n, n) in size and least[end - n] + size[end - n, n] < least[end]:
+                least[end], length[end] = least[end - n] + size[end - n, n], n
+    runs: list[list[int]] = []
+    end = len(row)
+    while end:
+        runs.append(row[end - length[end] : end])
+        end -= length[end]
+    return runs[::-1]
+
+
+def _colours(image: np.ndarray) -> np.ndarray:
+    """(216,) the root of the share that each of 6 x 6 x 6 colours has of the opaque pixels."""
+    opaque = image.reshape(-1, 4)
+    shades = opaque[opaque[:, 3] > 200][:, :3] // 43
+    count = np.bincount(shades[:, 0] * 36 + shades[:, 1] * 6 + shades[:, 2], minlength=216).astype(float)
+    return np.sqrt(count / max(1.0, count.sum()))
+
+
+def _webp(images: list[np.ndarray] | np.ndarray, chosen: list[int], method: int, quality: int = 100) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "WEBP", lossless=True, quality=100, method=method)
+    stack = np.concatenate([images[i] for i in chosen])
+    Image.fromarray(stack).save(buffer, "WEBP", lossless=True, quality=quality, method=method)
     return buffer.getvalue()
 
 

@@ -1,24 +1,26 @@
-"""Builds assets/clip-vocabulary.json.gz: CLIP's byte-pair merges, pruned to what pictures of sprites are described with.
+"""Builds assets/clip-vocabulary.xz: CLIP's byte-pair merges, and which of them are kept for pictures of sprites.
 
     pip download --no-deps open_clip_torch
     python scripts/build_vocabulary.py open_clip_torch-*.whl
 
 The wheel (MIT licence) holds the published list of merges; the packed sprites (`scripts/build_sprites.py` first) hold concepts
-and keywords. Kept: every merge that encoding these, the scenes' captions and the words below performs, and the FIRST of all
-merges (the commonest pieces of English), so that ordinary words stay short. Everything else is still encoded, by bytes at worst.
-The output is a function of the inputs: no dates, a fixed gzip header.
+and keywords. `clip` is the whole list, `clip-vocabulary` a part of it: every merge that encoding these, the scenes' captions and the
+words below performs, and the FIRST of all merges (the commonest pieces of English), so that ordinary words stay short. Everything else
+is still encoded, by bytes at worst. The output is a function of the inputs: no dates. Its layout is told in
+`safelight.text.tokens.shipped`.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import hashlib
-import io
 import json
+import lzma
 import tempfile
 import zipfile
 from pathlib import Path
+
+import numpy as np
 
 from safelight.data.scenes.captions import Phrases
 from safelight.data.scenes.nouns import nouns
@@ -27,7 +29,7 @@ from safelight.text.tokens import load, prune
 
 FIRST = 2_000
 MERGES = "open_clip/bpe_simple_vocab_16e6.txt.gz"
-ASSET = Path(__file__).resolve().parents[1] / "src/safelight/assets/clip-vocabulary.json.gz"
+ASSET = Path(__file__).resolve().parents[1] / "src/safelight/assets/clip-vocabulary.xz"
 
 # What captions and prompts say around a noun. One word in several forms is several words.
 WORDS = """
@@ -52,9 +54,8 @@ king queen man woman boy girl child people person dog cat horse bird fish tree f
 def corpus(sprites: Path) -> list[str]:
     """Every phrase of a caption, and the concepts and keywords of the packed sprites, once each, in order."""
     with zipfile.ZipFile(sprites) as pack:
-        entries = [json.loads(line) for line in pack.read("index.jsonl").decode("utf-8").splitlines()]
-    concepts = [e["concept"] for e in entries]
-    keywords = [k.replace("_", " ") for e in entries for k in e["keywords"]]
+        concepts = json.loads(pack.read("index.json"))["concepts"]
+    keywords = [k.replace("_", " ") for concept in concepts.values() for k in concept["keywords"]]
     return sorted({*WORDS.split(), *concepts, *keywords, *Phrases(tuple(nouns().values())).texts})
 
 
@@ -71,7 +72,7 @@ def main() -> None:
         full = load(str(merges))
     small = prune(full, corpus(args.sprites), FIRST)
     record = {
-        "format": 1,
+        "format": 2,
         "source": f"{args.wheel.name}: {MERGES}",
         "sha256": hashlib.sha256(raw).hexdigest(),
         "licence": "MIT",
@@ -81,15 +82,16 @@ def main() -> None:
             "Vaishaal Shankar, John Miller, Hongseok Namkoong, Hannaneh Hajishirzi, Ali Farhadi, Ludwig Schmidt "
             "(the package that carries them)",
         ],
-        "changed": f"pruned from {len(full.merges)} merges to {len(small.merges)}, order kept",
-        "size": small.size,
-        "merges": [f"{a} {b}" for a, b in small.merges],
+        "merges": len(full.merges),
     }
-    buffer = io.BytesIO()
-    with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=9, mtime=0, filename="") as file:
-        file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8"))
-    atomic_bytes(args.out, buffer.getvalue())
-    print(f"{args.out}: {small.size} ids, {len(buffer.getvalue())} bytes")
+    kept = set(small.merges)
+    pairs = np.array([[full.ids[a], full.ids[b]] for a, b in full.merges], "<u2")
+    mask = np.packbits([pair in kept for pair in full.merges])
+    head = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8") + b"\n"
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 3, "lp": 1, "pb": 1}]
+    data = lzma.compress(head + pairs.T.tobytes() + mask.tobytes(), lzma.FORMAT_XZ, filters=filters)
+    atomic_bytes(args.out, data)
+    print(f"{args.out}: {full.size} and {small.size} ids, {len(data)} bytes")
 
 
 if __name__ == "__main__":

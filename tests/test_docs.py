@@ -42,6 +42,8 @@ HOME = {
     "weighting": "losses.md",
     "times": "losses.md",
     "distance": "losses.md",
+    "control": "controls.md",
+    "picture-tokens": "controls.md",
 }
 # The pages of the theory: on each the equations, a figure, and cells that run.
 THEORY = [
@@ -59,7 +61,10 @@ THEORY = [
     "discrete.md",
     "tuning.md",
     "training.md",
+    "upscaling.md",
 ]
+# Further pages whose cells run.
+WORK = ["checkpoints.md", "schedulers.md", "lora.md", "controls.md", "memory.md"]
 # A python block, what stands on the line before it, and the text block that follows at once: what it prints.
 CELL = re.compile(r"^(?P<before>[^\n]*)\n\n```python\n(?P<code>.*?)^```$(?:\n\n```text\n(?P<says>.*?)^```$)?", re.M | re.S)
 
@@ -84,7 +89,7 @@ def runs(cell: re.Match[str]) -> bool:
     return not re.fullmatch(r"<!-- not run: .+ -->", cell["before"])
 
 
-@pytest.mark.parametrize("name", THEORY)
+@pytest.mark.parametrize("name", [*THEORY, *WORK])
 def test_the_cells_of_a_page_run_and_print_what_stands_under_them(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

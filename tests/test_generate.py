@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from safelight.generate import Finished, Started, Stepped, generate
-from safelight.model import Model, raw_header
+from safelight.interop.checkpoint import raw_header
+from safelight.model import Model
 from safelight.spec import SpecError, kinds, parse
 from safelight.task import Request
 from safelight.trace import Recorder, Trace

@@ -160,11 +160,11 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     save(path, small.model())
     before = path.read_bytes()
 
-    def full(tensors: object, file: Path, metadata: object) -> None:
+    def full(file: Path, tensors: object, metadata: object) -> None:
         Path(file).write_bytes(b"half a file")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(room, "save_file", full)
+    monkeypatch.setattr(room, "write", full)
     with pytest.raises(OSError, match="No space left"):
         save(path, small.model(seed=1))
     assert path.read_bytes() == before

@@ -7,11 +7,19 @@ import json
 import pytest
 import torch
 
+from safelight.nn.unet import UNetSpec
 from safelight.spec import Spec, SpecError, build, describe, families, kinds, parse
 from tests import small
 
 # What a kind needs beyond its defaults, so that one of it can be made.
 NEEDS: dict[tuple[str, str], dict[str, object]] = {
+    ("control", "controlnet"): {
+        "trunk": describe(UNetSpec.latent((8, 16), (1, 0), 8, heads=1, linear=False, groups=4), family=False)
+    },
+    ("task", "depth"): {"depth": "sha256:00"},
+    ("task", "refine"): {"refiner": "refiner"},
+    ("task", "superres"): {"picture": "sha256:00"},
+    ("task", "upscale"): {"picture": "sha256:00"},
     ("task", "image"): {"picture": "sha256:00"},
     ("task", "inpaint"): {"picture": "sha256:00", "mask": "sha256:01"},
     ("task", "interpolate"): {"ends": [{"prompt": "a"}, {"prompt": "b"}]},
@@ -85,7 +93,11 @@ def test_model_round_trip() -> None:
     ("spec", "family", "line"),
     [
         ("dddim", "sampler", r"^sampler: no sampler 'dddim'; did you mean 'ddim'\? \(kinds: ab, .*\)$"),
-        ({"kind": "ddim", "etta": 1}, "sampler", r"^sampler: unknown field 'etta'; did you mean 'eta'\? \(fields: eta\)$"),
+        (
+            {"kind": "ddim", "etta": 1},
+            "sampler",
+            r"^sampler: unknown field 'etta'; did you mean 'eta'\? \(fields: eta, free_noise, stride\)$",
+        ),
         ({"kind": "ddim", "eta": "much"}, "sampler", r"^sampler\.eta: Input should be a valid number.* \(given: 'much'\)$"),
         ({"eta": 1}, "sampler", r"^sampler: a sampler needs a 'kind' \(one of: "),
         (7, "sampler", r"^a spec is a kind's name, a dict or a Spec, not int$"),

@@ -6,14 +6,42 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
+
+from safelight.spec import Spec
+
+
+class Framing(Spec):
+    """What a picture is said to be cut from, told to networks that were trained with it. Podell et al. 2023, "SDXL", section 2.2.
+
+    original: (height, width) in pixels before it was scaled and cut. crop: (top, left) of the cut, in pixels: (0, 0) is a picture that
+    nothing was cut from. target: (height, width) after. None: the size that is asked for. score: how good it looks, 1 to 10 (SDXL's
+    refiner), of what is wanted; low: of what the negative prompt is told.
+    """
+
+    original: tuple[int, int] | None = None
+    crop: tuple[int, int] = (0, 0)
+    target: tuple[int, int] | None = None
+    score: float = Field(6.0, ge=0, le=10)
+    low: float = Field(2.5, ge=0, le=10)
+
+    def at(self, size: tuple[int, int]) -> Framing:
+        """With `size` for what is left open."""
+        return self.model_copy(update={"original": self.original or size, "target": self.target or size})
+
+    @property
+    def away(self) -> Framing:
+        """What the negative prompt is told."""
+        return self.model_copy(update={"score": self.low})
 
 
 class Cond(NamedTuple):
     """The conditioning of a batch. Every field is optional; those present share the batch size B.
 
     tokens: (B, L, D) embedded words, for cross-attention. mask: (B, L) bool, True where a token counts.
-    vector: (B, D) one embedding a picture: a class, pooled text, a size. image: (B, C, *space) a map, concatenated to x.
+    vector: (B, D) one embedding a picture: a class, pooled text, and behind it the raw numbers of a `Framing`. image: (B, C, *space) a map,
+    concatenated to x.
     """
 
     tokens: Tensor | None = None

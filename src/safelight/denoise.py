@@ -20,11 +20,13 @@ class Estimate(NamedTuple):
 
     x0: (B, C, *space), the expected picture E[x_0 | x_t]. fraction: learned-variance fraction in [0, 1], or None.
     parts: the x0 of every branch that guidance mixed ("cond", "null", ...), for traces; empty without guidance.
+    free: x0 before a bend limited its values, None where none did: for samplers that keep the noise it stands for.
     """
 
     x0: Tensor
     fraction: Tensor | None = None
     parts: Mapping[str, Tensor] = {}
+    free: Tensor | None = None
 
 
 Denoise = Callable[[Tensor, Level], Estimate]

@@ -7,8 +7,11 @@ really be used, and the sentence that says so.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
+import tempfile
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple
 
@@ -150,17 +153,129 @@ def memory(device: torch.device) -> Memory:
     return _resident()
 
 
+def free(device: torch.device) -> int:
+    """Bytes that this process could still take on `device` without pushing out others'; 0 where the system does not tell."""
+    if device.type == _CUDA:
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type == "mps":
+        return max(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory(), 0)
+    found = []
+    with contextlib.suppress(OSError, ValueError, StopIteration), open("/proc/meminfo") as file:
+        found.append(int(next(line for line in file if line.startswith("MemAvailable")).split()[1]) * 1024)
+    limit = "/sys/fs/cgroup/memory."  # a container's
+    with contextlib.suppress(OSError, ValueError), open(limit + "max") as most, open(limit + "current") as now:
+        found.append(int(most.read()) - int(now.read()))
+    return max(min(found), 0) if found else 0
+
+
+def exhausted(error: BaseException) -> bool:
+    """Whether an error says that there was not enough memory."""
+    text = str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+    )
+
+
+def given_back(device: torch.device) -> None:
+    """Let the system have what this process has let go of and its allocator still keeps."""
+    if device.type == _CUDA:
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+    else:
+        with contextlib.suppress(OSError, AttributeError):  # glibc's alone
+            _c().malloc_trim(0)
+
+
+# Pieces from here on come from the system and go back to it: glibc's M_MMAP_THRESHOLD.
+_PIECE, _M_MMAP_THRESHOLD = 1 << 20, -3
+
+
+def steady() -> None:
+    """From now on this process gives memory back to the system as soon as tensors of 1 MiB and more are let go of.
+
+    glibc's allocator otherwise raises that size up to 32 MiB by itself, and what is smaller lies in a heap whose holes stay: a run's
+    peak was 1.15 to 1.45 times what was live, another each time. Costs page faults: a tenth of the time of small pictures, nothing
+    to be measured of large models. Nothing happens with other allocators.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        _c().mallopt(_M_MMAP_THRESHOLD, _PIECE)
+
+
+def _c() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+_PAGEOUT = 21  # of madvise, Linux 5.4
+
+
+def page_out(tensors: Iterable[torch.Tensor]) -> None:
+    """Give the pages of tensors that are mapped from files back to the system, which reads them again when they are used.
+
+    What was written to stays. Nothing happens where the system cannot do it.
+    """
+    if platform.system() != "Linux":
+        return
+    page = os.sysconf("SC_PAGE_SIZE")
+    advise = _c().madvise
+    for tensor in tensors:
+        begin, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
+        first = begin + tensor.storage_offset() * tensor.element_size()
+        last = min(first + tensor.numel() * tensor.element_size(), begin + size)
+        first, last = first // page * page, -(-last // page) * page
+        advise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _PAGEOUT)
+
+
+def spill(tensors: Iterable[torch.Tensor]) -> None:
+    """Move parameters of the CPU that are no pages of a file into a mapped temporary one, which ends with them.
+
+    They stay the same objects. Nothing happens where pages cannot be given back.
+    """
+    if platform.system() != "Linux":
+        return
+    files = _files()
+    loose = [t for t in tensors if not any(low <= t.data_ptr() < high for low, high in files)]
+    if not loose:
+        return
+    starts: list[int] = []
+    with tempfile.NamedTemporaryFile(prefix="safelight-") as file:
+        for tensor in loose:
+            starts.append(file.seek(-file.tell() % 64, os.SEEK_CUR))
+            file.write(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data)
+        file.flush()
+        mapped = torch.from_file(file.name, shared=False, size=file.tell(), dtype=torch.uint8)
+    for tensor, start in zip(loose, starts, strict=True):
+        size = tensor.numel() * tensor.element_size()
+        tensor.data = mapped[start : start + size].view(tensor.dtype).view(tensor.shape)
+
+
+def _files() -> list[tuple[int, int]]:
+    """The addresses at which this process has files mapped."""
+    found = []
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/maps") as maps:
+        for line in maps:
+            span, _, _, _, inode = line.split()[:5]
+            if inode != "0":
+                low, high = span.split("-")
+                found.append((int(low, 16), int(high, 16)))
+    return found
+
+
 def _resident() -> Memory:
     used = peak = total = 0
     with contextlib.suppress(OSError, ValueError, AttributeError):
         page, total = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         with open("/proc/self/statm") as file:
             used = int(file.read().split()[1]) * page
-    with contextlib.suppress(ImportError):  # not on Windows
-        import resource
+    try:  # of this program: what getrusage tells begins with the peak of the process that started it
+        with open("/proc/self/status") as file:
+            peak = int(next(line for line in file if line.startswith("VmHWM")).split()[1]) * 1024
+    except (OSError, ValueError, StopIteration):
+        with contextlib.suppress(ImportError):  # not on Windows
+            import resource
 
-        unit = 1 if platform.system() == "Darwin" else 1024
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+            unit = 1 if platform.system() == "Darwin" else 1024
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return Memory(used, max(peak, used), total)
 
 

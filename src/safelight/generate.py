@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from safelight import device as devices
+from safelight.adapt.inversion import learn
+from safelight.adapt.lora import Worn, wear
 from safelight.assets import Assets
 from safelight.between import tempered
 from safelight.draw.pixels import to_bytes
+from safelight.engine import place
+from safelight.interop.checkpoint import finite
 from safelight.model import Model, load
+from safelight.nn.joined import settle
 from safelight.noise import Noise
 from safelight.process import Level
 from safelight.sample import Draws, State, Step, trajectory
@@ -110,16 +116,36 @@ def generate(
     stages it is the first that is gone on with; those after it are run whole.
     part: make this micro-batch alone, the same to the last bit as in the whole run.
     Yields Started, Stepped (one a step) and Finished for every micro-batch, and Prepared before Started where a task prepares.
-    Model weights are not changed; no global random state is used, as the model is in evaluation mode while it works, whatever its
-    mode between the steps. Raises SpecError for requests the model cannot follow, for pictures that the recorded run does not
-    hold, and when a picture comes out non-finite.
+    Model weights are not changed, and between the steps it wears no adapter either. No global random state is used, as the model is in
+    evaluation mode while it works, whatever its mode between the steps. Raises SpecError for requests the model cannot follow, for
+    pictures that the recorded run does not hold, when a picture comes out non-finite, and, naming what would make it smaller, when there
+    is not enough memory.
     """
     assets = assets or Assets(device=model.device)
+    try:
+        yield from _made(model, request, assets, recorded, first, part)
+    except Exception as error:
+        if not devices.exhausted(error):
+            raise
+    else:
+        return
+    # Out of the except clause: the error holds what the run held.
+    from safelight.engine.plan import shortage
+
+    devices.given_back(model.device)
+    raise SpecError(shortage(model, request, assets))
+
+
+def _made(
+    model: Model, request: Request, assets: Assets, recorded: Recording | None, first: int, part: int | None
+) -> Iterator[Event]:
     asked = request.resolve(model, assets)
+    settle(model)
     prompts = asked.pictures
     size = asked.micro_batch or len(prompts)
     parts = -(-len(prompts) // size)
     task = asked.varied
+    worn = adapted(model, asked, assets)
     chosen = range(parts) if part is None else range(part, part + 1)
     for part in chosen:
         rows = slice(part * size, min((part + 1) * size, len(prompts)))
@@ -128,7 +154,7 @@ def generate(
         noise = tempered(Noise(asked.seed, index), asked.temperature)
         brief = Brief(model, asked, mine, index, noise, assets)
         stages = task.stages(brief)
-        start = yield from _next(stages, None, model, part, parts)
+        start = yield from _next(stages, None, model, part, parts, worn)
         stage = 0
         x: Tensor | None = None
         while start is not None:
@@ -141,33 +167,46 @@ def generate(
                     raise SpecError(
                         f"the recorded run holds pictures {held}..{held + len(kept) - 1}, not {index[0]}..{index[-1]}: set index and count"
                     )
-                start = start._replace(x=kept[there].to(start.x.device, start.x.dtype), levels=_levels(model, recorded))
+                start = start._replace(x=kept[there].to(start.x.device, start.x.dtype), levels=_levels(model, asked, recorded))
                 if (recorded.request.sampler, recorded.request.churn) == (asked.sampler, asked.churn):
                     state = _rows(recorded.state(first), there, start.x)
             yield Started(asked, part, parts, stage, index, mine, tuple(start.levels), start.x, begin, state)
             x = start.x
-            for event in _steps(start, asked, noise, state, begin, part, parts, stage):
+            for event in _steps(start, asked, noise, state, begin, part, parts, stage, worn):
                 x = event.step.x
                 yield event
-            start = yield from _next(stages, x, model, part, parts)
+            start = yield from _next(stages, x, model, part, parts, worn)
             stage += 1
-        with _at_rest(model):
-            pictures = task.finish(brief, None if x is None else model.codec.decode(x).float())
+        with _at_rest(model), worn:
+            pictures = task.finish(brief, None if x is None else task.decode(brief, x))
         bad = (~torch.isfinite(pictures.flatten(1)).all(1)).nonzero().flatten().tolist()
         if bad:
-            raise SpecError(
-                f"picture {index[bad[0]]} came out non-finite (NaN or infinity): the model or its precision is at fault, nothing is saved"
+            broken = finite(model.state_dict().items())
+            fault = (
+                f"'{broken}' of {model.name or 'the model'} holds NaN or an infinity" if broken else "its precision is at fault"
             )
+            raise SpecError(f"picture {index[bad[0]]} came out non-finite (NaN or infinity): {fault}; nothing is saved")
         yield Finished(part, parts, index, mine, pictures)
 
 
+def adapted(model: Model, request: Request, assets: Assets) -> Worn:
+    """The model's weights with the adapters of a request in them and its learned words, to be worn while it works.
+
+    Raises SpecError for one that is not at hand, is another than the one meant, or does not fit.
+    """
+    stack = [(assets.lora(use, model), use.parts) for use in request.loras]
+    if stack:
+        place.whole(model)  # adapters are added to the weights
+    return wear(model, stack) | learn(model, [word for use in request.words for word in assets.words(use)])
+
+
 def _next(
-    stages: Generator[Start | Aside, Any, None], sent: Tensor | None, model: Model, part: int, parts: int
+    stages: Generator[Start | Aside, Any, None], sent: Tensor | None, model: Model, part: int, parts: int, worn: Worn
 ) -> Generator[Prepared, None, Start | None]:
     """The next stage, telling what the task does before it; None after the last. sent: the result of the stage before."""
     while True:
         began = time.perf_counter()
-        with _at_rest(model):
+        with _at_rest(model), worn:
             try:
                 item = stages.send(sent)
             except StopIteration:
@@ -179,14 +218,22 @@ def _next(
 
 
 def _steps(
-    start: Start, request: Resolved, noise: Draws, state: State | None, first: int, part: int, parts: int, stage: int
+    start: Start,
+    request: Resolved,
+    noise: Draws,
+    state: State | None,
+    first: int,
+    part: int,
+    parts: int,
+    stage: int,
+    worn: Worn,
 ) -> Iterator[Stepped]:
     draws = noise if start.noise is None else start.noise
     run = trajectory(start.denoise(), start.x, start.levels, request.solver, draws, state=state, first=first)
     while True:
         began = time.perf_counter()
         # Entered anew for every step: a generator must not hold a mode over its yields.
-        with _at_rest(start.denoiser):
+        with _at_rest(start.denoiser), worn:
             step = next(run, None)
         if step is None:
             return
@@ -207,9 +254,9 @@ def _at_rest(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _levels(model: Model, recorded: Recording) -> list[Level]:
+def _levels(model: Model, asked: Resolved, recorded: Recording) -> list[Level]:
     """The recorded levels as levels of the model's process, which solvers may ask for more."""
-    return [model.process.at(level.t) for level in recorded.levels]
+    return asked.grid.at(model.process, torch.stack([level.t for level in recorded.levels])).split()
 
 
 def _rows(state: State, rows: slice, like: Tensor) -> Mapping[str, Tensor | float]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from safelight.process import Process
+from safelight.process import Level, Process
+from safelight.process.level import Place
 from safelight.spec import Spec, SpecError, parse
 
 
@@ -31,6 +33,17 @@ class Grid(Spec, family="grid"):
         if not bool((times[1:] < times[:-1]).all()):
             raise SpecError(f"grid '{self.kind}' cannot place {n} distinct steps on process '{process.kind}': use fewer")
         return times
+
+    def at(self, process: Process, times: Tensor, n: int | None = None) -> Level:
+        """The levels at times that this grid has given, or at the last of them: the process's own, unless a kind says otherwise.
+
+        n: the steps of the whole grid, where the times are a part of it.
+        """
+        return process.at(times)
+
+    def spread(self, level: Level) -> float:
+        """The standard deviation of the noise that a run begins with at its first level: that of x there, of data of variance 1."""
+        return float(torch.hypot(level.alpha, level.sigma))
 
 
 def _fractions(n: int, last: float) -> Tensor:
@@ -57,6 +70,21 @@ class Uniform(Grid, kind="uniform"):
             places = np.linspace(0, process.entries - 1, n) if n > 1 else np.array([process.entries - 1.0])
             return _entries(process, torch.from_numpy(places.round()[::-1].copy()))
         return self.start * torch.linspace(1, 0, n + 1, dtype=torch.float64)[:-1]
+
+
+class Even(Grid, kind="even"):
+    """n places even in t from `start` to `last`, and then the data: what peers give flows, whose last place is the least entry of a table.
+
+    start, last: times in (0, 1], start above last.
+    """
+
+    start: float = Field(1.0, gt=0, le=1)
+    last: float = Field(1e-3, gt=0, le=1)
+
+    def places(self, process: Process, n: int) -> Tensor:
+        if self.start <= self.last:
+            raise SpecError(f"grid 'even': start ({self.start:g}) must be above last ({self.last:g})")
+        return self.last + (self.start - self.last) * _fractions(n, 0.0)
 
 
 class Leading(Grid, kind="leading"):
@@ -86,6 +114,23 @@ class Trailing(Grid, kind="trailing"):
         if process.entries is not None:
             return _entries(process, (process.entries - k * process.entries / n).round() - 1)
         return 1 - k / n
+
+
+class Distilled(Grid, kind="distilled"):
+    """Of the `steps` entries k r - 1, r = T // steps, at which a model was distilled, those at floor(i steps / n) from the last one
+
+    (Luo et al. 2023, "Latent consistency models", section 4.3). Where n is more than that, n are taken for `steps`.
+    entries: how many a continuous process is cut into.
+    """
+
+    steps: int = Field(50, ge=1)
+    entries: int = Field(1000, ge=1)
+
+    def places(self, process: Process, n: int) -> Tensor:
+        total = process.entries or self.entries
+        of = min(max(self.steps, n), total)
+        taken = (torch.arange(n) * of / n).floor()
+        return (of - taken).to(torch.float64) * (total // of) / total
 
 
 class _Ratios(Grid):
@@ -131,6 +176,17 @@ class LogSNR(_Ratios, kind="logsnr"):
 
 class Exponential(LogSNR, kind="exponential"):
     """s_i = s_max (s_min/s_max)^(i/(n-1)), the name k-diffusion and diffusers give to what is even in log-SNR: `logsnr`."""
+
+
+class Arctan(_Ratios, kind="arctan"):
+    """s_i = tan(atan s_max + i/(n-1) (atan s_min - atan s_max)): even in the angle between noise and picture ("KL optimal" of Sabour et
+
+    al. 2024, "Align your steps", section 3.1).
+    """
+
+    def ratios(self, low: float, high: float, n: int) -> Tensor:
+        top, bottom = math.atan(high), math.atan(low)
+        return torch.tan(bottom + (top - bottom) * _fractions(n, 0.0))
 
 
 class Lu(_Ratios, kind="lu"):
@@ -205,6 +261,122 @@ def _beta_quantile(p: float, a: float, b: float) -> float:
         if middle in (low, high):
             return middle
         low, high = (middle, high) if _beta_cdf(middle, a, b) < p else (low, middle)
+
+
+class BetaNoise(_Ratios, kind="beta-noise"):
+    """s_i = s_min + B^-1(1 - i/(n-1)) (s_max - s_min), B^-1 the quantiles of a Beta distribution: Lee et al. 2024 as diffusers has it,
+
+    in the noise level where `beta` has them in the time.
+    """
+
+    a: float = Field(0.6, gt=0)
+    b: float = Field(0.6, gt=0)
+
+    def ratios(self, low: float, high: float, n: int) -> Tensor:
+        parts = [_beta_quantile(float(p), self.a, self.b) for p in _fractions(n, 0.0)]
+        return low + (high - low) * torch.tensor(parts, dtype=torch.float64)
+
+
+class Published(Grid, kind="published"):
+    """Steps as the samplers of published pipelines place them on a table of T entries, with what they do besides.
+
+    spacing: `leading`, entries offset + k r with r = T // n; `linspace`, T - 1 down to 0; `trailing`, round(T - k T/n) - 1 (Lin et al.
+    2023, table 2); `simple`, T - 1 - floor(k T/n). closed: the end of the run counts as a place: r = T // (n + 1) without its entry 0, and
+    linspace of n + 1 without its last. between: what linspace does between entries: it rounds to `entries`, or s is `linear` there, or
+    its `log` is. above: entries whose lambda = log(alpha/sigma) is below this are left out.
+    curve: instead of the places a grid in s between the greatest and the least of them (`karras`, `exponential`, `beta-noise`, `lu`);
+    whole: between the ends of the table.
+    told: what the network hears of a place: its entry with all digits (`exact`), that where s is `linear` between entries instead of
+    its log, `rounded`, or `cut` to the entry below. end: where a run ends: at the `data`; at `entry` 0, whose noise is never taken away;
+    or at its `ratio`, entry 0 divided by its alpha, which solvers in s hand out. pure: it begins with noise of standard deviation sigma
+    instead of sqrt(alpha^2 + sigma^2). entries: how many a continuous process is cut into; its network hears what the process says.
+    """
+
+    spacing: Literal["leading", "linspace", "trailing", "simple"] = "leading"
+    offset: int = Field(0, ge=0)
+    closed: bool = False
+    between: Literal["entries", "linear", "log"] = "entries"
+    above: float | None = None
+    curve: Grid | None = None
+    whole: bool = False
+    told: Literal["exact", "linear", "rounded", "cut"] = "exact"
+    end: Literal["data", "entry", "ratio"] = "data"
+    pure: bool = False
+    entries: int = Field(1000, ge=1)
+
+    @field_validator("curve")
+    @classmethod
+    def _in_ratios(cls, value: Grid | None) -> Grid | None:
+        if value is not None and (not isinstance(value, _Ratios) or isinstance(value, Rect)):
+            raise ValueError(f"a curve is a grid in s = sigma/alpha, such as karras or exponential, not '{value.kind}'")
+        return value
+
+    def places(self, process: Process, n: int) -> Tensor:
+        index, total = self._index(process, n), self._total(process)
+        if self.curve is None and self.between != "linear":
+            return (index + 1) / total
+        s = _linear(index, self._ratios(process))
+        if self.curve is None:
+            return process.time(-2 * s.log())
+        assert isinstance(self.curve, _Ratios)
+        least, most = process.ends
+        low, high = (least, most) if self.whole else (max(float(s[-1]), least), min(float(s[0]), most))
+        s = self.curve.ratios(self.curve.s_min or low, self.curve.s_max or high, n)
+        return process.time(-2 * s.log())
+
+    def at(self, process: Process, times: Tensor, n: int | None = None) -> Level:
+        level, steps = process.at(times), len(times) - 1
+        place = Place(torch.arange(steps, -1, -1), n or steps)
+        alpha, sigma, told = level.alpha, level.sigma, None
+        if process.entries is not None and self.told != "exact":
+            told = process.told(level)
+            if self.told == "linear":
+                s = self._ratios(process)
+                told = torch.from_numpy(np.interp(level.ratio.numpy(), s, np.arange(len(s)))).to(told)
+            else:
+                told = told.round() if self.told == "rounded" else told.floor()
+        if self.end != "data":
+            last, first = level.t == 0, process.at(1 / self._total(process))
+            scale = 1.0 if self.end == "entry" else first.alpha
+            alpha, sigma = torch.where(last, first.alpha / scale, alpha), torch.where(last, first.sigma / scale, sigma)
+        return Level(level.t, alpha, sigma, process, told, place)
+
+    def spread(self, level: Level) -> float:
+        return float(level.sigma) if self.pure else super().spread(level)
+
+    def _total(self, process: Process) -> int:
+        return process.entries or self.entries
+
+    def _ratios(self, process: Process) -> np.ndarray:
+        """(T,) s of every entry, rising."""
+        total = self._total(process)
+        return process.at((torch.arange(total, dtype=torch.float64) + 1) / total).ratio.numpy()
+
+    def _index(self, process: Process, n: int) -> Tensor:
+        """The n places in the table, falling; float64."""
+        total = last = self._total(process)
+        if self.above is not None:
+            last -= int((-np.log(self._ratios(process)) < self.above).sum())
+        count = n + 1 if self.closed else n
+        if self.spacing == "leading":
+            index = np.arange(count)[::-1][:n] * (last // count) + float(self.offset)
+        elif self.spacing == "linspace":
+            index = np.linspace(0, last - 1, count)[::-1][:n] if count > 1 else np.array([last - 1.0])
+            index = index.round() if self.between == "entries" else index
+        elif self.spacing == "simple":
+            index = last - 1 - np.floor(np.arange(n) * (total / n))
+        else:
+            index = (last - np.arange(n) * (total / n)).round() - 1
+        if not (0 <= index[-1] and index[0] < total):
+            raise SpecError(
+                f"grid 'published': {n} steps do not fit {total} entries: ask for fewer, or for another spacing or offset"
+            )
+        return torch.from_numpy(index.copy())
+
+
+def _linear(index: Tensor, ratios: np.ndarray) -> Tensor:
+    """s at fractional entries, linear between entries."""
+    return torch.from_numpy(np.interp(index.numpy(), np.arange(len(ratios)), ratios))
 
 
 def falling(places: tuple[float, ...]) -> tuple[float, ...]:
@@ -284,4 +456,4 @@ def grid(process: Process | str, n: int, kind: Grid | str = "uniform") -> Tensor
     return spec(where, n)
 
 
-__all__ = ["Grid", "falling", "grid"]
+__all__ = ["Grid", "Published", "falling", "grid"]

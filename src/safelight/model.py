@@ -1,24 +1,26 @@
-"""Model: denoiser + codec + text, saved as one self-describing file.
+"""Model: denoiser + codec + text, saved as one self-describing file, and opened from that or from a published layout.
 
-The file is a `.safetensors` whose header holds a format number, the spec of every part and the lineage. Weights lie in named
+Our file is a `.safetensors` whose header holds a format number, the spec of every part and the lineage. Weights lie in named
 sets, `raw` as trained and averages such as `ema`, each tensor under `set/parameter`. Only registered kinds can be built, so
-nothing in a file executes, and loading is strict.
+nothing in a file executes, and loading is strict. The published layouts, diffusers folders and single files, are those of
+interop/diffusers.py and interop/ldm.py; what lies at a path is known by its content.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
 import json
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from safelight.codec import CodecSpec
@@ -28,20 +30,29 @@ from safelight.files import atomic
 from safelight.grid import Grid, Rect
 from safelight.guide import Bend, Mix
 from safelight.guide.cfg import NoGuidance
+from safelight.interop.checkpoint import Entry, Tensors, raw_header, write
 from safelight.nn import NetworkSpec
+from safelight.nn.blank import blank, whole
+from safelight.nn.joined import parameter
 from safelight.predict import Parameterization
 from safelight.process import Process
+from safelight.process.augment import Augment
 from safelight.sample import Sampler
 from safelight.sample.adams import ABM
 from safelight.spec import Spec, SpecError, describe, nearest, parse
 from safelight.text import TextSpec
 
+if TYPE_CHECKING:
+    from safelight.interop.foreign import Foreign
+
 FORMAT = 1
 # The embedded model that "default" stands for.
 DEFAULT = "sprites-small"
 _KEY = "safelight"
-# Nothing sane has a header beyond this; a longer one is a file of another kind.
-_LONGEST_HEADER = 100_000_000
+# Tensors that a published file had and no part uses, given back when it is written again.
+_KEPT = "kept/"
+# Files up to here are hashed when they are loaded, larger ones when somebody asks.
+_SOON = 64_000_000
 # From a description of format n to one of format n + 1. Pure functions of dicts.
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
@@ -59,7 +70,8 @@ class Defaults(Spec):
 class ModelSpec(Spec, family="model", kind="model"):
     """Everything needed to build a model with fresh weights.
 
-    channels: of the pictures. size: (height, width) it was trained on, and makes by default.
+    channels: of the pictures. size: (height, width) it was trained on, and makes by default. augment: for a network that enlarges
+    pictures, the noise that they are seen through, whose level is the last number of Cond.vector.
     """
 
     network: NetworkSpec
@@ -69,6 +81,7 @@ class ModelSpec(Spec, family="model", kind="model"):
     text: TextSpec | None = None
     channels: int = Field(1, ge=1)
     size: tuple[int, int]
+    augment: Augment | None = None
     defaults: Defaults = Defaults()
 
     @model_validator(mode="after")
@@ -84,7 +97,8 @@ class ModelSpec(Spec, family="model", kind="model"):
         gives = self.text.gives if self.text is not None else (0, 0)
         who = f"text '{self.text.kind}'" if self.text is not None else "a model without text"
         for name, take, give in zip(("context", "cond"), takes, gives, strict=True):
-            if take and take != give:
+            level = name == "cond" and self.augment is not None
+            if take and take != give + level and not (level and take == 1):
                 raise ValueError(f"network.{name} is {take}, but {who} gives {give or 'nothing'} there")
         if self.text is not None and not any(takes) and not self.network.answers:
             raise ValueError(
@@ -118,8 +132,28 @@ class Model(nn.Module):
                 f"model.network.channels is {takes}, but codec '{spec.codec.kind}' makes {latents} channels of a picture's {spec.channels}"
             )
         self.lineage: Mapping[str, Any] = {}
-        # Of the file it was loaded from, empty for one that was not: its name without folder and suffix, hash, set of weights.
-        self.name = self.fingerprint = self.weights = ""
+        # Of the file it was loaded from, empty for one that was not: its name without folder and suffix, set of weights.
+        self.name = self.weights = ""
+        self._print: str | tuple[Path, tuple[Stamp, ...]] = ""
+        # Tensors of a published file that no part uses, by their names there.
+        self.kept: Mapping[str, Tensor] = {}
+
+    @property
+    def fingerprint(self) -> str:
+        """The first 16 hex digits of its file's hash, "" for one of no file: which weights a picture was made with.
+
+        A large file is hashed when this is first asked. Raises SpecError when the file is then no longer what was loaded.
+        """
+        if not isinstance(self._print, str):
+            path, stamps = self._print
+            if _stamps(path) != stamps:
+                raise SpecError(f"{path} has changed since it was loaded: load it again")
+            self._print = fingerprint(path)
+        return self._print
+
+    @fingerprint.setter
+    def fingerprint(self, digits: str) -> None:
+        self._print = digits
 
     def forward(self, prompt: str | Sequence[str] = "", **fields: Any) -> Any:
         """Pictures of a prompt, as `safelight.generate` makes them: `safelight.load("default")("a cat", seed=3)`. See `generate.paint`."""
@@ -149,22 +183,12 @@ class Model(nn.Module):
         return self.codec.channels(self.spec.channels), height // stride, width // stride
 
 
-class Entry(NamedTuple):
-    """A tensor as a header describes it."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """How many values it holds."""
-        return math.prod(self.shape)
-
-
 class Header(NamedTuple):
     """What a file says of itself, read without touching a weight.
 
-    spec: the model's description. lineage: how it came to be. weights: the names of its weight sets. tensors: by full name.
+    path: the file, or a diffusers folder. spec: the model's description. lineage: how it came to be; of a foreign layout what it said
+    itself is "origin". weights: the names of its weight sets. tensors: by set and name, of a foreign layout by its own names. layout:
+    "safelight", "diffusers" or "ldm".
     """
 
     path: Path
@@ -173,33 +197,7 @@ class Header(NamedTuple):
     lineage: dict[str, Any]
     weights: tuple[str, ...]
     tensors: dict[str, Entry]
-
-
-def raw_header(path: Path) -> dict[str, Any]:
-    """The JSON header of a safetensors file. Raises SpecError, in one line, for a file that is missing or of another kind."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(8)
-            length = int.from_bytes(head, "little")
-            size = path.stat().st_size
-            if len(head) < 8 or not 2 <= length <= min(_LONGEST_HEADER, size - 8):
-                raise SpecError(f"{path} is not a safetensors file{_looks_like(head)}")
-            found = json.loads(file.read(length))
-    except FileNotFoundError:
-        raise SpecError(f"no file {path}") from None
-    except IsADirectoryError:
-        raise SpecError(f"{path} is a folder, not a model file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
-        raise SpecError(f"{path} is not a safetensors file{_looks_like(head)}") from None
-    if not isinstance(found, dict):
-        raise SpecError(f"{path} is not a safetensors file")
-    try:
-        end = 8 + length + max((int(e["data_offsets"][1]) for k, e in found.items() if k != "__metadata__"), default=0)
-    except (TypeError, KeyError, IndexError, ValueError):
-        raise SpecError(f"{path} is damaged: its header describes a tensor without saying where it lies") from None
-    if end > size:
-        raise SpecError(f"{path} is cut short: its header promises {end} bytes, it has {size}; copy it again")
-    return found
+    layout: str = "safelight"
 
 
 def own_header(path: Path) -> dict[str, Any]:
@@ -208,30 +206,40 @@ def own_header(path: Path) -> dict[str, Any]:
     return found
 
 
-def _looks_like(head: bytes) -> str:
-    if head[:2] == b"PK" or head[:1] == b"\x80":
-        return " (it looks like a pickle, which is never loaded: it could run code)"
-    return ""
-
-
 def peek(source: str | os.PathLike[str]) -> Header:
-    """What a model file says of itself; reads the header only.
+    """What a model says of itself; no weight is read.
 
-    source: a path, a run's folder, or the name of an embedded model. Raises SpecError for files that are not Safelight models.
+    source: a path (our file, a diffusers folder, a published single file), a run's folder, or the name of an embedded model.
+    Raises SpecError for what is no model of these.
     """
     path = locate(source)
+    theirs = foreign(path)
+    if theirs is not None:
+        return theirs.header(path)
     found = raw_header(path)
     try:
         return _described(path, found)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, SpecError):
+            raise
         raise SpecError(f"{path} is damaged: its header cannot be read") from None
 
 
+def foreign(path: Path) -> Foreign | None:
+    """The model of a published layout that lies at a path, None for what may be a file of ours. Raises SpecError as they do."""
+    if path.is_dir():
+        from safelight.interop import diffusers
+
+        return diffusers.open_folder(path)
+    if _KEY in raw_header(path).get("__metadata__", {}):
+        return None
+    from safelight.interop import ldm
+
+    return ldm.open_file(path)
+
+
 def _described(path: Path, found: dict[str, Any]) -> Header:
-    text = found.get("__metadata__", {}).get(_KEY)
-    if text is None:
-        raise SpecError(f"{path} is a safetensors file, but not a Safelight model: its header has no '{_KEY}' entry")
-    about = json.loads(text)
+    about = json.loads(found.get("__metadata__", {})[_KEY])
     if "spec" not in about:
         raise SpecError(f"{path} holds {about.get('what', 'something else')}, not a model")
     if about["format"] > FORMAT:
@@ -253,7 +261,7 @@ def _is_model(path: Path) -> bool:
 
 
 def locate(source: str | os.PathLike[str]) -> Path:
-    """The model file that a path, a run's folder (its latest checkpoint) or an embedded model's name stands for.
+    """The model file that a path, a run's folder (its latest checkpoint) or an embedded model's name stands for; a diffusers folder itself.
 
     Raises SpecError naming what there is when there is none.
     """
@@ -262,6 +270,8 @@ def locate(source: str | os.PathLike[str]) -> Path:
         for latest in (path / "LATEST", path / "checkpoints" / "LATEST"):
             if latest.is_file():
                 return latest.parent / latest.read_text().strip() / "model.safetensors"
+        if (path / "model_index.json").is_file():
+            return path
         if (path / "model.safetensors").is_file():
             return path / "model.safetensors"
         raise SpecError(f"{path} holds no model.safetensors and no checkpoints")
@@ -277,6 +287,14 @@ def locate(source: str | os.PathLike[str]) -> Path:
         raise SpecError(
             f"no model '{source}': no such file, and embedded are {', '.join(names) or 'none'}{nearest(str(source), names)}"
         )
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and not path.suffix:
+        from safelight.data.pull import cached
+
+        found = cached(str(source))
+        if found is not None:
+            files = list(found.glob("*.safetensors"))
+            return files[0] if len(files) == 1 and not (found / "model_index.json").is_file() else found
+        raise SpecError(f"no file {path}; if it is a repository of the hub: safelight pull {source}")
     raise SpecError(f"no file {path}")
 
 
@@ -305,18 +323,29 @@ def save(
     if not sets:
         raise SpecError("nothing to save: no averages are given, and raw is False")
     tensors = {
-        f"{name}/{key}": value.detach()
-        .to("cpu", dtype if dtype and value.is_floating_point() else value.dtype)
-        .contiguous()
-        .clone()
+        f"{name}/{key}": value.detach().to("cpu", dtype if dtype and value.is_floating_point() else value.dtype)
         for name, weights in sets.items()
         for key, value in weights.items()
     }
+    tensors |= {_KEPT + name: value for name, value in getattr(model, "kept", {}).items()}
     about = {"format": FORMAT, "spec": describe(model), "lineage": dict(lineage or model.lineage), "weights": list(sets)}
     with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata={_KEY: json.dumps(about)})
+        write(temporary, tensors, metadata={_KEY: json.dumps(about)})
 
 
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """No search for garbage: thousands of modules are made, none of them is any, and to walk all of a process's objects takes as long."""
+    searched = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if searched:
+            gc.enable()
+
+
+@_uncollected()
 def load(
     source: str | os.PathLike[str],
     weights: str | None = None,
@@ -332,7 +361,9 @@ def load(
     those whose models are not of pictures.
     Raises SpecError, in one line, for a missing or foreign file, an unknown set, or weights that do not fit the spec.
     """
-    header = peek(source)
+    path = locate(source)
+    theirs = foreign(path)
+    header = peek(path) if theirs is None else theirs.header(path)
     found = header.spec.get("family", "model")
     if found != family:
         verb = "; its verb is: safelight tokens" if found == "tokens" else ""
@@ -343,20 +374,29 @@ def load(
         chosen = next((n for n in names if n.startswith("ema")), chosen)
     if chosen not in names:
         raise SpecError(f"{header.path} has no weights '{chosen}'{nearest(chosen, names)} (it has: {', '.join(names)})")
-    spec = parse(header.spec, family)
-    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn and thrown away: nobody's random numbers may move
-        model: Model = spec.build()
-    try:
-        with safe_open(header.path, framework="pt", device="cpu") as file:
-            state = {k.removeprefix(chosen + "/"): file.get_tensor(k) for k in file.keys() if k.startswith(chosen + "/")}  # noqa: SIM118
-    except SafetensorError as error:
-        raise SpecError(f"{header.path} is damaged: {' '.join(str(error).split())}") from None
+    if theirs is not None and theirs.settle is not None:
+        theirs = theirs.settle()
+    spec = parse(header.spec, family) if theirs is None else theirs.spec
+    model: Model = blank(spec.build)
+    if theirs is not None:
+        state, kept = theirs.state(chosen, {k: v.shape for k, v in model.state_dict().items()}), theirs.others()
+    else:
+        tensors = Tensors([header.path])
+        state = {k.removeprefix(chosen + "/"): tensors[k] for k in tensors if k.startswith(chosen + "/")}
+        kept = {k.removeprefix(_KEPT): tensors[k] for k in tensors if k.startswith(_KEPT)}
     fit(model, state, str(header.path), assign=True)
-    model.lineage = header.lineage
-    model.name, model.fingerprint, model.weights = header.path.stem, fingerprint(header.path), chosen
+    whole(model)
+    model.lineage, model.kept = header.lineage, kept
+    model.name, model.weights = header.path.stem if header.path.is_file() else header.path.resolve().name, chosen
+    stamps = _stamps(header.path)
+    soon = sum(stamp.size for stamp in stamps) <= _SOON or not isinstance(model, Model)
+    if soon:
+        model.fingerprint = fingerprint(header.path)
+    else:
+        model._print = header.path, stamps
     if dtype is not None:
         model.to(dtype)
-    return model.to(device).eval()
+    return (model if torch.device(device).type == "cpu" else model.to(device)).eval()
 
 
 def fit(model: nn.Module, state: Mapping[str, Tensor], where: str, *, assign: bool = False) -> None:
@@ -374,10 +414,46 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], where: str, *, assign: bo
             raise SpecError(
                 f"{where} is of another network: '{name}' is {tuple(state[name].shape)} there, {tuple(value.shape)} is expected"
             )
-    model.load_state_dict(dict(state), assign=assign)
+    if not assign:
+        model.load_state_dict(dict(state))
+        return
+    # What load_state_dict(assign=True) does for modules without hooks of their own, in a fifth of its time.
+    for prefix, module in model.named_modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, value in tensors.items():
+                new = state.get(f"{prefix}.{name}" if prefix else name)
+                if value is not None and new is not None:
+                    tensors[name] = parameter(new, value.requires_grad) if isinstance(value, nn.Parameter) else new
+
+
+class Stamp(NamedTuple):
+    """A file as it was: hashed once as long as this does not change."""
+
+    path: Path
+    size: int
+    written: int
+    number: int
+
+
+def _stamps(path: Path) -> tuple[Stamp, ...]:
+    """The file, or those of a folder that say what its model is."""
+    files = [path] if path.is_file() else [f for f in sorted(path.rglob("*")) if f.suffix in (".safetensors", ".json")]
+    stats = [(file, file.stat()) for file in files]
+    return tuple(Stamp(file, s.st_size, s.st_mtime_ns, s.st_ino) for file, s in stats)
+
+
+@lru_cache(maxsize=1024)
+def _digest(stamp: Stamp) -> str:
+    with stamp.path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint(path: Path) -> str:
-    """The first 16 hex digits of the file's SHA-256: which weights a picture was made with."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    """The first 16 hex digits of the file's SHA-256: which weights a picture was made with.
+
+    Of a folder it is the hash of its model's files, names and contents, in the order of their names.
+    """
+    if path.is_file():
+        return _digest(_stamps(path)[0])[:16]
+    lines = "".join(f"{_digest(stamp)}  {stamp.path.relative_to(path).as_posix()}\n" for stamp in _stamps(path))
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]

@@ -140,7 +140,7 @@ def notes(
         "model": Source(name=model.name, fingerprint=model.fingerprint, weights=model.weights),
         "peers": {name: fingerprint(locate(path)) for name, path in there.items()},
         "count": len(pictures),
-        "inputs": tuple(request.task.inputs),
+        "inputs": request.inputs,
         "lineage": tuple(lineage.values()),
         **facts(model, engine),
     }
@@ -156,6 +156,7 @@ def facts(model: Model, engine: Mapping[str, Any] | None = None) -> dict[str, An
 
     import safelight
     from safelight import device as devices
+    from safelight.engine import place
 
     versions = {"safelight": safelight.__version__, "torch": str(torch.__version__), "numpy": np.__version__}
     laid = torch.channels_last
@@ -168,6 +169,8 @@ def facts(model: Model, engine: Mapping[str, Any] | None = None) -> dict[str, An
         "matmul": torch.get_float32_matmul_precision(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
     }
+    if place.memory_of(model) == "low":
+        own["memory"] = "low"
     return {
         "device": model.device.type,
         "machine": devices.title(model.device),

@@ -39,11 +39,12 @@ class Parameterization(Spec, family="parameterization"):
         """The four coefficients at a level.
 
         inp = 1 / max(1, sqrt(alpha^2 + sigma^2)): variance-preserving and flow networks see x itself, exploding ones a bounded x.
-        noise = process.told(level). Raises SpecError where the parameterization has no x0 (eps and score where alpha = 0).
+        noise = process.told(level), or what the level says that the network is told.
+        Raises SpecError where the parameterization has no x0 (eps and score where alpha = 0).
         """
         skip, out = self.x0_from(level, process)
         inp = 1 / torch.hypot(level.alpha, level.sigma).clamp(min=1.0)
-        return Coeffs(skip, out, inp, process.told(level))
+        return Coeffs(skip, out, inp, process.told(level) if level.told is None else level.told)
 
     def target(self, level: Level, process: Process) -> tuple[Tensor, Tensor]:
         """(a, b) of the training target F* = a x0 + b eps, the F for which the x0 above is exact, derived from the coefficients:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from safelight import picture
 from safelight.assets import Assets, seal
 from safelight.data.decode import is_picture
 from safelight.draw.pixels import to_bytes
+from safelight.engine import place
 from safelight.generate import Finished, Stepped, generate
 from safelight.interop import infotext
 from safelight.model import Model
@@ -47,19 +48,22 @@ def difference(a: Tensor, b: Tensor) -> Difference | None:
     return Difference(int(apart.max()), float(apart.float().mean()), float((apart.amax(0) > 0).float().mean()))
 
 
-def request_of(path: str | os.PathLike[str], model: Model, source: str | None = None) -> tuple[dict[str, Any], list[str]]:
+def request_of(
+    path: str | os.PathLike[str], model: Model, source: str | None = None, at_hand: Collection[str] = ()
+) -> tuple[dict[str, Any], list[str]]:
     """(request, reports): what a file asks for as fields of a request to `model`, and a line for all that `model` cannot follow.
 
     path: a picture with our note (its request, for that picture alone where its run made several from words), a picture with a
     `parameters` text, or a .txt that holds one. source: the seal of the picture it was made from, which such a text does not name.
+    at_hand: the names of adapters and learned words, without which such a text is followed as far as it goes.
     Raises SpecError when it carries neither.
     """
     file = Path(path)
     if file.suffix.lower() == ".txt":
-        return infotext.to_request(infotext.parse(file.read_text(encoding="utf-8")), model, source)
+        return infotext.to_request(infotext.parse(file.read_text(encoding="utf-8")), model, source, at_hand)
     note = picture.note(file)
     if note is None:
-        return infotext.to_request(infotext.parse(parameters(file)), model, source)
+        return infotext.to_request(infotext.parse(parameters(file)), model, source, at_hand)
     return alone(note), [] if note.model.fingerprint == model.fingerprint else [another(note, model)]
 
 
@@ -217,10 +221,12 @@ def as_recorded(note: Note) -> Iterator[None]:
 
 
 def prepared(model: Model, note: Note) -> Model:
-    """The model in the recorded precision and memory layout."""
+    """The model in the recorded precision, memory layout and placement."""
     recorded = note.engine.get("dtype")
     if recorded in ("float32", "float64", "float16", "bfloat16"):  # others are stored in, not computed in
         model.to(getattr(torch, recorded))
+    if note.engine.get("memory") == "low":
+        place.place(model, "low")
     if note.engine.get("channels_last"):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model

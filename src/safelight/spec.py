@@ -38,6 +38,8 @@ ROOMS: dict[str, str] = {
     "down": "safelight.nn",
     "up": "safelight.nn",
     "embedding": "safelight.nn",
+    "control": "safelight.nn",
+    "picture-tokens": "safelight.nn",
     "codec": "safelight.codec",
     "text": "safelight.text",
     "model": "safelight.model",

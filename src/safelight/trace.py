@@ -16,7 +16,8 @@ from torch import Tensor
 
 from safelight.files import atomic
 from safelight.generate import Event, Finished, Started, Stepped
-from safelight.model import own_header, raw_header
+from safelight.interop.checkpoint import raw_header
+from safelight.model import own_header
 from safelight.process import Level
 from safelight.sample import State
 from safelight.spec import SpecError, describe, parse

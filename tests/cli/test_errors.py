@@ -144,7 +144,7 @@ SAMPLE: dict[str, tuple[Callable[[Path, Path], list[str]], list[str]]] = {
     "unknown sampler": (own("--sampler", "ddmi"), ["request.sampler: no sampler 'ddmi'; did you mean 'dd", "kinds: "]),
     "unknown field": (
         own("--set", "sampler.etta=1"),
-        ["request.sampler: unknown field 'etta'; did you mean 'eta'? (fields: eta)"],
+        ["request.sampler: unknown field 'etta'; did you mean 'eta'? (fields: eta, free_noise, stride)"],
     ),
     "unknown field at the top": (own("--set", "stepps=3"), ["request: unknown field 'stepps'; did you mean 'steps'?"]),
     "unknown branch": (own("--set", "samler.eta=1"), ["no 'samler'; did you mean 'sampler'?"]),

@@ -128,7 +128,7 @@ def test_a_text_s_picture_is_given_by_input(cli: Callable[..., Any], words: Path
     Path("a.txt").write_text("a red apple\nSteps: 4, Sampler: Euler, CFG scale: 2, Seed: 3, Denoising strength: 0.5")
     flags = ["--model", words, "--from", "a.txt", "--no-hints"]
     ran = cli("generate", *flags, "--input", "photo.png", "--out", "a.png")
-    assert ran.code == 0 and "Denoising strength" not in ran.out and "(2 of 4 steps" in ran.out
+    assert ran.code == 0 and "Denoising strength" not in ran.out and "(3 of 4 steps" in ran.out
     note = picture.note("a.png")
     assert note is not None and note.request["task"]["kind"] == "image"
     assert [a.seal for a in note.lineage] == [note.request["task"]["picture"]]

@@ -58,7 +58,7 @@ def test_a_kept_request_repeats_the_run(cli: Callable[..., Any], model: Path, tm
     flags = ["-p", "dress", "--count", "2", "--steps", "3", "--sampler", "ddim", "--set", "sampler.eta=1", "--guidance", "3"]
     assert cli("sample", model, *flags, "--out", "a", "--save-config", "kept.yaml").code == 0
     kept = read("kept.yaml")
-    assert kept["sampler"] == {"kind": "ddim", "eta": 1.0}
+    assert kept["sampler"] == {"kind": "ddim", "eta": 1.0, "free_noise": False, "stride": False}
     assert kept["mix"] == {"kind": "cfg", "scale": 3.0, "interval": [0.0, 1.0], "rescale": 0.25}, (
         "the model's own rescale stays"
     )

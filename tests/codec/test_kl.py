@@ -1,4 +1,4 @@
-"""The KL codec: its posterior, its KL against torch's, its scale, and the published shape against diffusers."""
+"""The KL codec: its posterior, its KL against torch's, its scale, and the size of the published shape."""
 
 from __future__ import annotations
 
@@ -125,56 +125,9 @@ def test_it_comes_back_from_its_description_and_its_weights():
     assert torch.equal(twin.encode(x), codec.encode(x))
 
 
-def published(ours: dict[str, torch.Tensor], levels: int, blocks: int) -> dict[str, str]:
-    """Our name -> diffusers' name, for the published shape."""
-    names: dict[str, str] = {"before": "quant_conv", "after": "post_quant_conv"}
-    residual = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "skip": "conv_shortcut"}
-    attention = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"}
-    for side, block, way, more in (("encoder", "down_blocks", "downsamplers", 0), ("decoder", "up_blocks", "upsamplers", 1)):
-        names |= {f"{side}.stem": f"{side}.conv_in", f"{side}.norm": f"{side}.conv_norm_out", f"{side}.out": f"{side}.conv_out"}
-        for i in range(levels):
-            for j in range(blocks + more):
-                names |= {f"{side}.levels.{i}.{j}.{a}": f"{side}.{block}.{i}.resnets.{j}.{b}" for a, b in residual.items()}
-            names[f"{side}.levels.{i}.{blocks + more}.conv"] = f"{side}.{block}.{i}.{way}.0.conv"
-        for i, j in ((0, 0), (2, 1)):
-            names |= {f"{side}.middle.{i}.{a}": f"{side}.mid_block.resnets.{j}.{b}" for a, b in residual.items()}
-        names |= {f"{side}.middle.1.{a}": f"{side}.mid_block.attentions.0.{b}" for a, b in attention.items()}
-    return {k: f"{names[k.rpartition('.')[0]]}.{k.rpartition('.')[2]}" for k in ours if k not in ("shift", "scale", "seen")}
-
-
-def test_the_published_shape_equals_diffusers():
-    diffusers = pytest.importorskip("diffusers")
-    torch.manual_seed(0)
-    peer = diffusers.AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        latent_channels=4,
-    ).eval()
-    spec = KLSpec(latents=4, widths=(8, 16), blocks=1, patch=1, groups=4, fold=False, attention=True, mix=True)
-    codec = spec.build().eval()
-    theirs = peer.state_dict()
-    state = codec.state_dict()
-    for mine, name in published(state, 2, 1).items():
-        state[mine] = theirs.pop(name).reshape(state[mine].shape)
-    assert not theirs  # every tensor of theirs has a place
-    codec.load_state_dict(state)
-    x = torch.randn(2, 3, 16, 24)
-    with torch.no_grad():
-        posterior = peer.encode(x).latent_dist
-        mean, logvar = codec.posterior(x)
-        torch.testing.assert_close(mean, posterior.mean, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(logvar, posterior.logvar, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(codec.decode(mean), peer.decode(mean).sample, rtol=1e-4, atol=1e-5)
-
-
 def test_stable_diffusions_autoencoder_has_its_published_size():
     with torch.device("meta"):
-        codec = KLSpec(
-            latents=4, widths=(128, 256, 512, 512), blocks=2, patch=1, groups=32, fold=False, attention=True, mix=True
-        ).build()
+        codec = KLSpec.published().build()
     assert sum(p.numel() for p in codec.parameters()) == 83_653_863
     assert codec.stride == 8 and codec.reach is None
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from scipy.stats import beta
 
 from safelight.generate import Request
 from safelight.interop import infotext
-from safelight.interop.infotext import EXACT, GRIDS, SAMPLERS, Infotext, Names, parse, to_request, write
+from safelight.interop.infotext import EXACT, Infotext, parse, to_request, write
+from safelight.interop.names import SCHEDULES, schedule
 from safelight.picture import Note, Source
 from safelight.spec import SpecError, build, describe, kinds
 from safelight.spec import parse as parsed
@@ -117,7 +115,7 @@ def test_a_foreign_text_is_followed_as_far_as_it_can_be_and_the_rest_is_listed()
     parsed(given, "request")
     told = {line.split(":")[0] for line in reports}
     assert told == {
-        "prompt", "Seed", "Clip skip", "Model", "Denoising strength", "ENSD", "Hires upscale", "Hires upscaler", "RNG",
+        "prompt", "Seed", "Clip skip", "Model", "ENSD", "Hires upscaler", "RNG",
         "Face restoration", "Lora hashes",
     }  # fmt: skip
     assert all("\n" not in line for line in reports)
@@ -127,7 +125,12 @@ def test_a_foreign_text_is_followed_as_far_as_it_can_be_and_the_rest_is_listed()
 @pytest.mark.parametrize(
     ("line", "fields", "report"),
     [
-        ("Sampler: DPM2 a", {}, "Sampler: DPM2 a is not followed: there is none of that name here, the model's own is taken (ddim)"),
+        ("Sampler: DPM fast", {}, "Sampler: DPM fast is not followed: there is none of that name here, the model's own is taken (ddim)"),
+        ("Sampler: DPM2 a Karras", {"sampler": {"kind": "dpm2", "eta": 1.0}, "grid": {"kind": "karras"}},
+         "Sampler: DPM2 a Karras is followed nearly: of one step more it leaves out the last level above 0"),
+        ("Sampler: DPM++ 2M SDE Heun, Schedule type: SGM Uniform", {"sampler": {"kind": "dpm++2m-sde", "heun": True},
+         "grid": {"kind": "published", "spacing": "linspace", "between": "log", "closed": True}}, ""),
+        ("Sampler: DDIM", {"grid": {"kind": "published", "offset": 1}}, "nearly, as 'published': where the steps do not divide"),
         ("Sampler: UniPC, Schedule type: Karras", {"sampler": {"kind": "unipc", "b": "bh1"}, "grid": {"kind": "karras"}}, ""),
         ("Sampler: UniPC, UniPC variant: bh2, UniPC order: 2, Schedule type: Karras",
          {"sampler": {"kind": "unipc", "b": "bh2", "k": 2}}, ""),
@@ -135,10 +138,10 @@ def test_a_foreign_text_is_followed_as_far_as_it_can_be_and_the_rest_is_listed()
          "UniPC variant: vary_coeff is not followed: Input should be 'bh1' or 'bh2'"),
         ("Sampler: DPM++ 3M SDE Karras", {"sampler": {"kind": "dpm++3m-sde", "plain": True}, "grid": {"kind": "karras"}}, ""),
         ("Sampler: DPM++ 3M SDE", {"sampler": {"kind": "dpm++3m-sde", "plain": True}, "grid": {"kind": "exponential"}}, ""),
-        ("Sampler: PLMS, Schedule type: Karras", {"sampler": {"kind": "pndm", "runge_kutta": False}}, ""),
+        ("Sampler: PLMS, Schedule type: Karras", {"sampler": {"kind": "pndm", "runge_kutta": False, "twice": True}}, ""),
         ("Sampler: LMS Karras", {"sampler": {"kind": "lms"}, "grid": {"kind": "karras"}}, ""),
         ("Sampler: LCM, Schedule type: Polyexponential", {"sampler": {"kind": "consistency"}, "grid": {"kind": "exponential"}}, ""),
-        ("Sampler: LCM, Schedule type: Beta", {"grid": {"kind": "beta"}}, "Beta is followed nearly, as 'beta': the quantiles are"),
+        ("Sampler: LCM, Schedule type: Beta", {"grid": {"kind": "beta-noise"}}, ""),
         ("Sampler: DDIM, Schedule type: Karras, Sigma churn: 4, Sigma tmin: 0.1, Sigma noise: 1.01",
          {"sampler": {"kind": "ddim"}, "churn": {"amount": 4, "s_min": 0.1, "s_noise": 1.01}}, ""),
         ("Sampler: UniPC, Schedule type: Karras, Sigma churn: 4", {"sampler": {"kind": "unipc", "b": "bh1"}},
@@ -146,7 +149,8 @@ def test_a_foreign_text_is_followed_as_far_as_it_can_be_and_the_rest_is_listed()
         ("Sampler: DDIM, Schedule type: Karras, Sigma churn: -4", {"sampler": {"kind": "ddim"}},
          "Sigma churn: -4 is not followed: Input should be greater than or equal to 0"),
         ("Variation seed: 5, Variation seed strength: 0.3", {"variation": {"seed": 5, "strength": 0.3}}, ""),
-        ("Sampler: Euler a, Eta: 0.5", {"sampler": {"kind": "euler-ancestral", "eta": 0.5}}, "nearly, as 'uniform'"),
+        ("Sampler: Euler a, Eta: 0.5", {"sampler": {"kind": "euler-ancestral", "eta": 0.5},
+         "grid": {"kind": "published", "spacing": "linspace", "between": "log"}}, ""),
         ("Sampler: Heun, Schedule type: Karras, Schedule rho: 5, Schedule max sigma: 0, Sigma churn: 2",
          {"sampler": {"kind": "heun", "churn": 2}, "grid": {"kind": "karras", "rho": 5}}, ""),
         ("Sampler: DPM++ 2M SDE Exponential", {"sampler": {"kind": "dpm++2m-sde"}, "grid": {"kind": "exponential"}}, ""),
@@ -205,8 +209,11 @@ ODD: dict[str, Any] = {
     "gamma": 0.3, "base": "t", "brownian": True, "r": 0.25, "plain": True, "last": 2, "b": "bh1", "runge_kutta": False, "tau": 0.5,
     "tau_min": 0.1, "tau_max": 7.0, "times": 2, "size": 0.1, "snr": 0.05, "power": 2.0, "entries": 50, "a": 0.5, "start": 0.9,
     "inner": {"kind": "heun", "churn": 2.0}, "predictor": {"kind": "ddim", "eta": 0.5}, "s": [9.0, 1.0, 0.1],
+    "heun": True, "lower": True, "euler_last": True, "midpoint": True, "free_noise": True, "stride": True, "twice": True, "slope": "v",
+    "uncorrected": [1, 3], "spacing": "linspace", "offset": 2, "closed": True, "between": "log", "above": -5.0, "whole": True,
+    "curve": {"kind": "karras", "s_max": 9.0}, "told": "rounded", "end": "ratio", "pure": True, "boundary": 3.0, "steps": 30,
 }  # fmt: skip
-UNFIT = {("beta", "b"), ("leading", "start"), ("tuned", "s")}
+UNFIT = {("beta", "b"), ("beta-noise", "b"), ("even", "last"), ("leading", "start"), ("tuned", "s")}
 
 
 @pytest.mark.parametrize(("family", "kind"), [(f, k) for f in ("sampler", "grid") for k in kinds(f)])
@@ -279,79 +286,6 @@ def test_texts_of_ours_say_what_they_do_not_hold() -> None:
     assert [line.split(":")[0] for line in to_request(parse(bad), small.model())[1]] == ["CFG rescale", "CFG interval"]
 
 
-@pytest.mark.parametrize("row", [*SAMPLERS, *GRIDS], ids=lambda row: row.ours)
-def test_every_spelling_is_known(row: Names) -> None:
-    table = SAMPLERS if row in SAMPLERS else GRIDS
-    assert row.ours in kinds("sampler" if row in SAMPLERS else "grid")
-    for name in row.all:
-        assert infotext.known(name, table) == infotext.known(name.upper(), table) == row.ours
-
-
-@pytest.mark.parametrize("table", [SAMPLERS, GRIDS])
-def test_no_spelling_means_two_things(table: tuple[Names, ...]) -> None:
-    names = [name.casefold() for row in table for name in set(map(str.casefold, row.all))]
-    assert len(names) == len(set(names))
-
-
-SD = {"kind": "scaled-linear", "beta_start": 0.00085, "beta_end": 0.012}
-
-
-def ours(kind: str, n: int) -> np.ndarray:
-    """(n,) sigma / alpha of a grid's steps on Stable Diffusion's table."""
-    process = build(SD, "process")
-    level = process.at(build(kind, "grid")(process, n))
-    return np.asarray(level.sigma / level.alpha)[:-1]
-
-
-# s of Stable Diffusion's 1000 entries, beta = linspace(sqrt(b_0), sqrt(b_1), T)^2, and the published schedules over it.
-ENTRIES = np.sqrt(1 / np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2) - 1)
-LOW, HIGH = ENTRIES[0], ENTRIES[-1]
-PUBLISHED: dict[str, Callable[[int], np.ndarray]] = {
-    "karras": lambda n: np.linspace(HIGH ** (1 / 7), LOW ** (1 / 7), n) ** 7,  # Karras et al. 2022, eq. 5
-    "exponential": lambda n: np.exp(np.linspace(np.log(HIGH), np.log(LOW), n)),
-    "leading": lambda n: ENTRIES[(np.arange(n) * (1000 // n))[::-1]],  # Lin et al. 2023, table 2, and so the next two
-    "trailing": lambda n: ENTRIES[np.round(1000 - np.arange(n) * 1000 / n).astype(int) - 1],
-    "uniform": lambda n: ENTRIES[np.round(np.linspace(0, 999, n)).astype(int)[::-1]],
-    "lu": lambda n: np.exp(np.linspace(np.log(HIGH), np.log(LOW), n)),  # Lu et al. 2022 with rho = 1, as diffusers has it
-    # ComfyUI's: rint of the quantiles times the count, entries from 1 on.
-    "beta": lambda n: ENTRIES[np.rint(beta(0.6, 0.6).ppf(1 - np.arange(n) / n) * 1000).astype(int).clip(1) - 1],
-}
-
-
-@pytest.mark.parametrize("row", GRIDS, ids=lambda row: row.ours)
-@pytest.mark.parametrize("n", [5, 20, 50])
-def test_a_schedules_name_means_the_same_noise_levels_elsewhere(row: Names, n: int) -> None:
-    """The published formula to 1e-6, and diffusers' levels for the option in the table: to its float32, or one entry where said."""
-    np.testing.assert_allclose(ours(row.ours, n), PUBLISHED[row.ours](n), rtol=1e-6)
-    assert round(HIGH, 4) == 14.6146 and round(LOW, 4) == 0.0292  # as every tool prints them
-    diffusers = pytest.importorskip("diffusers")
-    if not row.diffusers:
-        return
-    option, _, value = row.diffusers.partition("=")
-    table = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-    scheduler = diffusers.EulerDiscreteScheduler if row.ours != "lu" else diffusers.DPMSolverMultistepScheduler
-    peer = scheduler(**table, **{option: value or True})
-    peer.set_timesteps(n)
-    theirs = peer.sigmas.double().numpy()[:-1]
-    if row.ours in infotext._NEARLY:
-        places = [np.interp(np.log(s), np.log(ENTRIES), np.arange(1000)) for s in (ours(row.ours, n), theirs)]
-        assert np.abs(places[0] - places[1]).max() <= 1
-    else:
-        np.testing.assert_allclose(ours(row.ours, n), theirs, rtol=3e-5)
-
-
-@pytest.mark.parametrize("row", SAMPLERS, ids=lambda row: row.ours)
-def test_every_class_in_the_table_is_there_in_diffusers(row: Names) -> None:
-    diffusers = pytest.importorskip("diffusers")
-    if not row.diffusers:
-        return
-    name, _, option = row.diffusers.partition("(")
-    kind, _, text = option.rstrip(")").partition("=")
-    value = int(text) if text.isdigit() else text
-    made = getattr(diffusers, name)(**({kind: value} if kind else {}))
-    assert not kind or made.config[kind] == value
-
-
 def test_the_description_is_enough() -> None:
     """`of` takes a request or its JSON."""
     asked = Request.model_validate({"prompt": "bag"}).resolve(small.model())
@@ -376,3 +310,82 @@ def test_what_is_no_description_is_refused_in_one_line(part: dict[str, Any]) -> 
     asked = describe(Request(prompt=("shoe",)).resolve(small.model()))
     with pytest.raises(SpecError, match=rf"^request\.{next(iter(part))}: not as a picture's note holds it"):
         infotext.of(asked | part)
+
+
+def test_a_grid_with_a_name_there_is_written_by_it() -> None:
+    """Noise levels that A1111 has a schedule for are told by its name, and read as the very grid."""
+    model = small.model()
+    for name, spec in SCHEDULES["A1111"].items():
+        asked = Request.model_validate({"prompt": "bag", "grid": spec}).resolve(model)
+        info = infotext.of(asked, NOTE)
+        assert schedule(info.settings["Schedule type"]) == spec, name
+        given, reports = to_request(parse(write(info)), model)
+        assert Request.model_validate(given).resolve(model).grid == asked.grid and not reports
+
+
+def test_adapters_and_learned_words_are_told_as_a1111_tells_them_and_read_again() -> None:
+    loras = [{"name": "style", "weight": 0.8, "hash": "0123456789ab"}, {"name": "light", "weight": -0.5, "text": 0.0}]
+    words = [{"name": "toy", "hash": "ba9876543210"}]
+    model = small.model()
+    asked = parsed({"prompt": "shoe", "loras": loras, "words": words}, "request")
+    text = write(infotext.of(asked.resolve(model)))  # type: ignore[attr-defined]
+    assert text.startswith("shoe <lora:style:0.8> <lora:light:0:-0.5>\n")
+    assert 'Lora hashes: "style: 0123456789ab", TI hashes: "toy: ba9876543210"' in text
+    given, reports = to_request(parse(text), model, at_hand=["style", "light", "toy"])
+    assert given["prompt"] == ["shoe"] and not any("lora" in line or "hashes" in line for line in reports)
+    again = parsed(given, "request")
+    assert (again.loras, again.words) == (asked.loras, asked.words)  # type: ignore[attr-defined]
+    given, reports = to_request(parse(text), model, at_hand=["light"])
+    assert [use["name"] for use in given["loras"]] == ["light"] and "words" not in given
+    told = " | ".join(reports)
+    assert "prompt: <lora:style:0.8> is not followed: it is not at hand (--lora FILE) and left out" in told
+    assert "Lora hashes: style: 0123456789ab is not followed" in told and "TI hashes: toy" in told
+
+
+def test_a_request_without_adapters_says_nothing_of_them() -> None:
+    text = write(infotext.of(parsed({"prompt": "shoe"}, "request").resolve(small.model())))  # type: ignore[attr-defined]
+    assert "hashes" not in text and "<lora" not in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "size", "second"),
+    [
+        ("Hires upscale: 2, Hires upscaler: Latent", [16, 16], {"latent": "bilinear"}),
+        (
+            "Hires resize: 12x24, Hires steps: 7, Hires upscaler: Latent (nearest-exact)",
+            [24, 12],
+            {"latent": "nearest", "count": 7},
+        ),
+        ("Hires upscale: 1.5, Hires upscaler: Lanczos, Hires steps: 0", [12, 12], {}),
+        ("Hires upscaler: Nearest", [16, 16], {"fit": {"kind": "crop", "filter": "nearest"}}),
+    ],
+)
+def test_a_second_pass_is_read(settings: str, size: list[int], second: dict[str, Any]) -> None:
+    given, reports = to_request(parse(f"x\nSteps: 4, Size: 8x8, Denoising strength: 0.4, {settings}"), small.model())
+    task = {"kind": "hires", "first": [8, 8], "second": {"strength": 0.4, "steps": "exact", **second}}
+    assert (given["task"], given["size"], reports) == (task, size, [])
+    parsed(given, "request")
+
+
+def test_a_second_pass_is_written_and_read_again() -> None:
+    model = small.model()
+    for latent, count in ((None, 3), ("bicubic", None)):
+        second = {"strength": 0.4, "steps": "exact", "latent": latent, "count": count}
+        asked = Request.model_validate(
+            {"prompt": "bag", "size": [16, 12], "task": {"kind": "hires", "first": [8, 8], "second": second}}
+        )
+        info = infotext.of(asked.resolve(model), NOTE)
+        assert (info.settings["Size"], info.settings["Hires resize"]) == ("8x8", "12x16")
+        given, reports = to_request(parse(write(info)), model)
+        assert Request.model_validate(given).resolve(model) == asked.resolve(model) and not reports
+    tiled = {"kind": "hires", "first": [8, 8], "second": {"steps": "exact", "tile": 8}}
+    info = infotext.of(Request.model_validate({"prompt": "bag", "size": [16, 16], "task": tiled}).resolve(model), NOTE)
+    assert info.settings["Task"] == "hires"
+
+
+@pytest.mark.parametrize(
+    "settings", ["Hires upscaler: 4x-UltraSharp", "Hires upscale: 0.5, Hires upscaler: Latent", "Hires upscale: big"]
+)
+def test_a_second_pass_that_cannot_be_made_is_said(settings: str) -> None:
+    given, reports = to_request(parse(f"x\nSteps: 4, Denoising strength: 0.4, {settings}"), small.model())
+    assert "task" not in given and any("the picture is made in one pass" in line for line in reports)

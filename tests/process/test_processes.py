@@ -19,6 +19,7 @@ FORMULAS = {
     "sigmoid": lambda T: 1 / (1 + np.exp(-np.linspace(-6, 6, T))) * (B1 - B0) + B0,
     "exponential": lambda T: B0 * (B1 / B0) ** (np.arange(T) / (T - 1)),
     "constant": lambda T: np.full(T, B1),
+    "listed": lambda T: np.linspace(B0, B1, T),
     "cosine-betas": lambda T: np.clip(
         1
         - np.cos(((np.arange(T) + 1) / T + 0.008) / 1.008 * np.pi / 2) ** 2
@@ -198,3 +199,20 @@ def test_a_table_that_runs_out_of_numbers_is_refused() -> None:
     process = build({"kind": "linear", "T": 4000, "beta_end": 0.9, "zero_terminal_snr": True}, "process")
     with pytest.raises(SpecError, match="nothing of the picture is left well before the last of T = 4000"):
         process.at(0.5)
+
+
+def test_a_listed_table_is_what_it_lists() -> None:
+    values = [0.01, 0.3, 0.05]
+    process = build({"kind": "listed", "T": 3, "values": values}, "process")
+    np.testing.assert_allclose(process.alphas_cumprod(), np.cumprod(1 - np.array(values)), rtol=1e-12)
+    with pytest.raises(SpecError, match="T = 4 betas are needed"):
+        build({"kind": "listed", "T": 4, "values": values}, "process")
+
+
+def test_the_last_entry_can_be_put_just_above_zero_snr() -> None:
+    """Beside diffusers' 2^-24: the other entries are those of the table that ends at 0."""
+    published = {"kind": "scaled-linear", "beta_start": 0.00085, "beta_end": 0.012, "zero_terminal_snr": True}
+    pure, near = build(published, "process"), build({**published, "terminal": 2.0**-24}, "process")
+    np.testing.assert_array_equal(near.alphas_cumprod()[:-1], pure.alphas_cumprod()[:-1])
+    assert float(near.alpha(1.0)) == pytest.approx(2.0**-12, rel=1e-12) and near.ends[1] == pytest.approx(4096, rel=1e-6)
+    assert float(near.time(near.logsnr(0.9995))) == pytest.approx(0.9995, abs=1e-12)

@@ -66,9 +66,11 @@ def test_the_true_picture_is_returned(spec: dict[str, object], grid_kind: str, p
         first = levels.split()[0]
         x = first.alpha * truth + first.sigma * torch.randn_like(truth)
         last = final(trajectory(lambda x, level: Estimate(truth, fraction), x, levels, sampler, Noise(0)))
-        # Slopes at alpha = 1e-4 and less, at which some solvers look back, have lost that many digits.
+        # Slopes at alpha = 1e-4 and less, at which some solvers look back, have lost that many digits, and more where two of them lie as
+        # near to each other as the first places of this grid do on a process without an end.
+        lost = 1e-6 if grid_kind == "beta-noise" else 1e-8
         torch.testing.assert_close(
-            last.x, truth, rtol=0, atol=1e-8 if spec["kind"] in ("pndm", "abm", "ab", "lms", "deis", "tuned") else 1e-12
+            last.x, truth, rtol=0, atol=lost if spec["kind"] in ("pndm", "abm", "ab", "lms", "deis", "tuned") else 1e-12
         )
         assert last.i == n - 1 and last.n == n and float(last.level.sigma) == 0
 

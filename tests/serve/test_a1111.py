@@ -14,7 +14,7 @@ import pytest
 import webuiapi
 from PIL import Image
 
-from safelight.interop import infotext
+from safelight.interop import infotext, names
 from safelight.serve.settings import Tokens
 from tests.serve.live import Running, models, serving
 
@@ -188,7 +188,10 @@ def test_lists_are_there(where: str, live: Running) -> None:
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ({"enable_hr": True}, "enable_hr"),
+        ({"enable_hr": True, "hr_upscaler": "R-ESRGAN 4x+"}, "hr_upscaler: no upscaler 'R-ESRGAN 4x+' (there: Latent,"),
+        ({"enable_hr": True, "denoising_strength": 0}, "denoising_strength: 0 leaves nothing to the second pass"),
+        ({"enable_hr": True, "hr_resize_x": 90_000}, "size: 90000x90000 is not within"),
+        ({"refiner_checkpoint": "v1-5"}, "no model 'v1-5'"),
         ({"sampler_name": "Magic"}, "no sampler 'Magic'"),
         ({"script_name": "x/y/z plot"}, "script_name"),
         ({"steps": 0}, "steps"),
@@ -230,6 +233,10 @@ def files(made: webuiapi.WebUIApiResult) -> list[bytes]:
     return [base64.b64decode(one) for one in made.json["images"]]
 
 
+# What the web UI calls Uniform, and takes where a request names no schedule.
+UNIFORM = {"kind": "published", "spacing": "linspace", "between": "log"}
+
+
 def seal(live: Running, array: np.ndarray, where: str = "pictures") -> str:
     data = base64.b64decode(b64(array))
     found: str = live.client.post(f"/v1/{where}", content=data, headers={"content-type": "image/png"}).json()["seal"]
@@ -238,24 +245,63 @@ def seal(live: Running, array: np.ndarray, where: str = "pictures") -> str:
 
 def test_webuiapi_makes_the_very_files_of_our_own_api(peer: webuiapi.WebUIApi, live: Running) -> None:
     made = peer.txt2img(**PEER, negative_prompt="shoe", sampler_name="DPM++ 2M", scheduler="Karras", batch_size=2)
-    same = {"negative": "shoe", "sampler": {"kind": "dpm++2m"}, "grid": "karras", "count": 2}
+    same = {"negative": "shoe", "sampler": {"kind": "dpm++2m"}, "grid": names.schedule("Karras"), "count": 2}
     assert files(made) == [own(live, k, **same) for k in range(2)]
     assert [image.size for image in made.images] == [(8, 8)] * 2
     assert (made.info["seed"], made.info["sd_model_name"]) == (11, "tiny")
     assert "Negative prompt: shoe" in made.info["infotexts"][0]
-    assert files(peer.txt2img(**PEER)) == [own(live, sampler="euler-ancestral", grid=None)]
+    assert files(peer.txt2img(**PEER)) == [own(live, sampler="euler-ancestral", grid=names.schedule("Uniform"))]
 
 
 def test_webuiapi_varies(peer: webuiapi.WebUIApi, live: Running) -> None:
     made = peer.txt2img(**PEER, subseed=5, subseed_strength=0.25)
-    assert files(made) == [own(live, sampler="euler-ancestral", variation={"seed": 5, "strength": 0.25})]
+    assert files(made) == [own(live, sampler="euler-ancestral", grid=UNIFORM, variation={"seed": 5, "strength": 0.25})]
     assert (made.info["subseed"], made.info["subseed_strength"]) == (5, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("asked", "size", "second"),
+    [
+        ({"hr_upscaler": "Lanczos", "denoising_strength": 0.5}, [16, 16], {"strength": 0.5}),
+        (
+            {"hr_upscaler": "Latent (nearest-exact)", "hr_second_pass_steps": 2, "hr_scale": 1.5},
+            [12, 12],
+            {"latent": "nearest", "count": 2},
+        ),
+        ({"hr_upscaler": "Nearest", "hr_resize_x": 20}, [20, 20], {"fit": {"kind": "crop", "filter": "nearest"}}),
+        ({"hr_resize_x": 20, "hr_resize_y": 16}, [16, 20], {"latent": "bilinear"}),
+    ],
+)
+def test_webuiapi_makes_two_passes(
+    asked: dict[str, Any], size: list[int], second: dict[str, Any], peer: webuiapi.WebUIApi, live: Running
+) -> None:
+    made = peer.txt2img(**PEER, enable_hr=True, **asked)
+    task = {"kind": "hires", "first": [8, 8], "second": {"strength": 0.7, "steps": "exact", **second}}
+    assert files(made) == [own(live, sampler="euler-ancestral", grid=names.schedule("Uniform"), size=size, task=task)]
+    assert [image.size for image in made.images] == [(size[1], size[0])]
+
+
+def test_a_refiner_makes_the_last_steps(live: Running) -> None:
+    asked = {**PEER, "sampler_name": "Euler", "refiner_checkpoint": "tiny", "refiner_switch_at": 0.5, **TINY}
+    task = {"kind": "refine", "refiner": "tiny", "switch": 0.5}
+    made = call(live, "txt2img", asked)["images"]
+    assert [base64.b64decode(one) for one in made] == [own(live, sampler="euler", grid=names.schedule("Uniform"), task=task)]
+    for name in ("/etc/passwd", "../tiny", "nobody"):
+        asked = {"model": "tiny", "request": {"prompt": "bag", "task": {**task, "refiner": name}}}
+        assert live.client.post("/v1/runs", json=asked).status_code in (404, 422)
+
+
+@pytest.mark.parametrize("task", [{"first": [99_999, 99_999]}, {"second": {"count": 99_999}}], ids=str)
+def test_a_pass_beyond_the_limits_is_refused(task: dict[str, Any], live: Running) -> None:
+    asked = {"model": "tiny", "request": {"prompt": "bag", "size": [8, 8], "task": {"kind": "hires", **task}}}
+    answer = live.client.post("/v1/runs", json=asked)
+    assert answer.status_code == 422 and "more than is made here" in answer.text
 
 
 def test_webuiapi_churns(peer: webuiapi.WebUIApi, live: Running) -> None:
     made = peer.txt2img(**PEER, sampler_name="Euler", scheduler="Karras", s_churn=2.0, s_tmin=0.1, s_tmax=0, s_noise=1.01)
     churn = {"amount": 2.0, "s_min": 0.1, "s_noise": 1.01}
-    assert files(made) == [own(live, sampler="euler", grid="karras", churn=churn)]
+    assert files(made) == [own(live, sampler="euler", grid=names.schedule("Karras"), churn=churn)]
     with pytest.raises(RuntimeError, match="unipc.* looks back on earlier steps"):
         peer.txt2img(**PEER, sampler_name="UniPC", s_churn=2.0)
 
@@ -275,7 +321,7 @@ def test_webuiapi_edits_as_our_own_api_does(masked: bool, peer: webuiapi.WebUIAp
     task = {"kind": "image", "picture": seal(live, PICTURE), "strength": 0.5, "fit": "stretch"}
     if masked:
         task |= {"kind": "inpaint", "mask": seal(live, RIGHT, "masks"), "feather": 0, "fill": "original"}
-    assert files(made) == [own(live, sampler={"kind": "ddim", "eta": 0.0}, grid="leading", task=task)]
+    assert files(made) == [own(live, sampler={"kind": "ddim", "eta": 0.0}, grid=names.schedule("DDIM"), task=task)]
     if masked:
         assert (np.asarray(made.image.convert("L"))[:, :4] == PICTURE[:, :4]).all()
 
@@ -310,10 +356,10 @@ def test_webuiapi_finds_every_list_that_it_knows(peer: webuiapi.WebUIApi, live: 
     assert peer.get_memory()["ram"]["total"] > 0
     assert peer.get_scripts() == {"txt2img": [], "img2img": []}
     assert {"Lanczos", "Nearest"} <= {one["name"] for one in peer.get_upscalers()}
+    assert {"name": "Latent (bicubic)"} in peer.get_latent_upscale_modes()
     assert peer.get_embeddings()["skipped"] == {}
     for listed in (
         peer.get_sd_vae,
-        peer.get_latent_upscale_modes,
         peer.get_loras,
         peer.get_hypernetworks,
         peer.get_face_restorers,

@@ -517,14 +517,14 @@ def test_another_tools_picture_says_what_was_asked(live: Running) -> None:
 
     text = "a red apple\nNegative prompt: blurry\nSteps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 5, Seed: 7, Size: 64x64"
     chunks = PngImagePlugin.PngInfo()
-    chunks.add_text("parameters", text + ", Hires upscale: 2")
+    chunks.add_text("parameters", text + ", Face restoration: GFPGAN")
     out = io.BytesIO()
     Image.new("L", (8, 8)).save(out, "PNG", pnginfo=chunks)
     found = live.client.post("/v1/pictures", content=out.getvalue(), headers={"content-type": "image/png"}).json()
     asked = found["request"]
     assert (asked["prompt"], asked["negative"], asked["steps"], asked["seed"]) == (["a red apple"], "blurry", 20, 7)
     assert found["note"] is None
-    assert any("Hires upscale" in line for line in found["reports"])
+    assert any("Face restoration" in line for line in found["reports"])
     assert json_of(live, "/v1/runs", {"request": asked}, status=202)["seed"] == 7
 
 

@@ -326,6 +326,31 @@ def test_variation_safety_and_what_recording_costs(page: Page, studio: Studio) -
     assert 0.8 < took / bytes_ < 1.25, (took, bytes_)
 
 
+def test_a_picture_larger_than_the_models_own_may_take_two_passes(page: Page, studio: Studio) -> None:
+    """Then the field is there, what is asked for is the task, and the form of the run says so again."""
+    open_(page, more=True, prompt="a cat")
+    second = page.get_by_label("Second pass, number")
+    expect(second).to_have_count(0)
+    width = page.get_by_label("Width, number")
+    width.fill(str(2 * int(width.input_value())))
+    width.blur()
+    second.fill("0.4")
+    second.blur()
+    with page.expect_response(lambda r: r.url.endswith("/v1/runs") and r.request.method == "POST") as sent:
+        page.locator(".go .primary").click()
+    asked = json.loads(sent.value.request.post_data or "{}")["request"]
+    assert asked["task"] == {"kind": "hires", "second": {"strength": 0.4}}
+    run = studio.wait(sent.value.json()["id"])
+    assert run["state"] == "done" and run["request"]["task"]["second"]["strength"] == 0.4
+    made = run["pictures"][0]
+    assert [made["height"], made["width"]] == asked["size"]
+    second.fill("0")
+    second.blur()
+    with page.expect_response(lambda r: r.url.endswith("/v1/runs") and r.request.method == "POST") as sent:
+        page.locator(".go .primary").click()
+    assert "task" not in json.loads(sent.value.request.post_data or "{}")["request"]
+
+
 def test_every_action_opens_its_screen_with_the_picture(page: Page, studio: Studio, made: dict[str, Any]) -> None:
     here = f"localStorage.setItem('safelight.current', JSON.stringify('{made['id']}'))"
     title = "a red apple on a blue background"

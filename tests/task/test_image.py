@@ -41,6 +41,16 @@ def edit(picture: Tensor, **fields: Any) -> tuple[Request, Assets]:
     return Request.model_validate({**fields, "task": {"kind": "image", "picture": name, **fields.get("task", {})}}), assets
 
 
+def test_strength_as_other_tools_count_it() -> None:
+    """The last floor(strength n) steps of the grid, as floats multiply; at least one."""
+    over, places = build("linear", "process"), build("trailing", "grid")
+    for n in (1, 5, 10, 50):
+        whole = places(over, n)
+        for strength in STRENGTHS:
+            found = times(places, over, n, strength, "grid")
+            assert torch.equal(found, whole[n - max(int(n * strength), 1) :])
+
+
 @pytest.mark.parametrize("process", PROCESSES, ids=str)
 @pytest.mark.parametrize("grid", list(kinds("grid")))
 def test_where_a_strength_begins(grid: str, process: dict[str, object]) -> None:
@@ -57,7 +67,7 @@ def test_where_a_strength_begins(grid: str, process: dict[str, object]) -> None:
             counts.append(len(found) - 1)
         assert counts == sorted(counts) and counts[-1] == n
         # What the start could depend on is where the grid begins, and that is always in the same place.
-        assert grid == "leading" or top == pytest.approx(float(places(over, 11)[0]), abs=1e-6)
+        assert grid in ("leading", "published") or top == pytest.approx(float(places(over, 11)[0]), abs=1e-6)
 
 
 def test_so_many_of_so_many_steps() -> None:

@@ -16,6 +16,7 @@ from safelight.spec import SpecError
 from safelight.text.clip import CLIPTextSpec
 from safelight.text.label import LabelSpec
 from safelight.text.prompt import a1111, comfy, compel, windows
+from safelight.text.spans import tokens
 
 SMALL = CLIPTextSpec(width=24, layers=2, heads=2, length=16)
 LONG = ", ".join(f"a {c} thing number {i}" for i, c in enumerate(["red", "blue", "green"] * 20))
@@ -58,9 +59,9 @@ def test_prompt_no_token_lost():
     (reading,) = TEXT.windows([weighted], "a1111")
     expected = [i for section in parse(weighted) for s in section for i in TEXT.tokenizer.encode(s.text)]
     assert [i for w in reading.windows for i in w.ids] == expected and len(expected) == len(ids)
-    tokens = [(TEXT.tokenizer.tokens[i], weight) for w in reading.windows for i, weight in zip(w.ids, w.weights, strict=True)]
-    assert {w for t, w in tokens if t == "red</w>"} == {1.3} and {w for t, w in tokens if t == "green</w>"} == {1 / 1.1}
-    assert {w for t, w in tokens if t not in ("red</w>", "green</w>")} == {1.0}
+    pieces = [(TEXT.tokenizer.tokens[i], weight) for w in reading.windows for i, weight in zip(w.ids, w.weights, strict=True)]
+    assert {w for t, w in pieces if t == "red</w>"} == {1.3} and {w for t, w in pieces if t == "green</w>"} == {1 / 1.1}
+    assert {w for t, w in pieces if t not in ("red</w>", "green</w>")} == {1.0}
 
 
 def test_windows_end_at_punctuation_and_break_begins_one():
@@ -216,3 +217,13 @@ def test_weights_reach_only_encoders_of_words():
     torch.testing.assert_close(
         CAUSAL.read(["(a cat:1.5)"], "none").tokens, CAUSAL(CAUSAL.tokenize(["(a cat:1.5)"])).tokens, rtol=0, atol=0
     )
+
+
+def test_a_learned_name_is_shown_where_it_stands():
+    encoder = SMALL.build()
+    encoder.tokenizer.extra = {"<toy>": (7000, 7001)}
+    prompt = "a (<toy>:1.2) cat"
+    found = tokens(encoder, prompt)
+    assert [(t.id, prompt[t.start : t.end]) for t in found][1:3] == [(7000, "<toy>"), (7001, "<toy>")]
+    assert [t.weight for t in found] == [1.0, 1.2, 1.2, 1.0] and prompt[found[3].start : found[3].end] == "cat"
+    assert SMALL.build().tokenizer.extra == {}

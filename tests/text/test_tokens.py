@@ -167,3 +167,30 @@ def test_files_of_merges(tmp_path):
         Tokenizer([("ab", "c")])
     with pytest.raises(SpecError, match="twice"):
         Tokenizer([("a", "b"), ("a", "b")])
+
+
+def test_names_that_were_learned_stand_for_ids_of_their_own():
+    tokenizer = Tokenizer(SHIPPED.merges)
+    tokenizer.extra = {"<cat-toy>": (7000,), "style": (7001, 7002, 7003), "style-two": (7004,)}
+    cat = SHIPPED.encode("cat")
+    assert tokenizer.encode("Cat <cat-toy>cat") == [*cat, 7000, *cat]
+    assert tokenizer.encode("style, style-two restyled") == [
+        7001,
+        7002,
+        7003,
+        *SHIPPED.encode(","),
+        7004,
+        *SHIPPED.encode("restyled"),
+    ]
+    assert tokenizer.decode(tokenizer.encode("a <cat-toy> in style")).split() == ["a", "<cat-toy>", "in", "style"]
+    rows = tokenizer(["style " * 12], 16).view(-1, 16)
+    assert rows.shape[0] == 3 and (rows == 7001).sum() == 12
+    assert Tokenizer(SHIPPED.merges).extra == {}
+
+
+def test_both_vocabularies_come_from_one_file():
+    full = load("clip")
+    assert full.size == 49_408 and full.encode("a photo of a cat") == [320, 1125, 539, 320, 2368]  # as CLIP's own ids are known
+    order = {pair: i for i, pair in enumerate(full.merges)}
+    places = [order[pair] for pair in SHIPPED.merges]
+    assert places == sorted(places) and len(places) == 6_141

@@ -50,15 +50,14 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--only-masked", type=int, metavar="N", help="work on the mask and N pixels around it, at the model's size"
     )
     where.add_argument("--resample", type=int, metavar="N", help="take each step N times, so that the parts fit (RePaint)")
+    making.partners(parser)
     making.options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Edit, showing progress, and print where everything is."""
-    from safelight import device as devices
     from safelight import picture
     from safelight.assets import Assets
-    from safelight.model import load
     from safelight.sample.repaint import Repaint
     from safelight.spec import parse
 
@@ -69,14 +68,14 @@ def run(args: argparse.Namespace) -> int:
         raise SpecError("--config paints a mask, which it does not hold: give its file with --mask")
     pixels, note = picture.read(args.input)
     making.Where(args, "edit", (args.count or 1) * max(len(args.prompt), 1))
-    model = load(args.model, args.weights, device=devices.pick(args.device))
+    model = making.opened(args)
     assets = Assets(device=model.device)
     fields["picture"] = assets.add(pixels)
     if args.mask:
         fields["mask"] = assets.add(picture.read_mask(args.mask, alpha=args.alpha))
     if before.get("kind") == fields["kind"]:
         fields = {**before, **fields}
-    given: dict[str, Any] = {"task": fields}
+    given: dict[str, Any] = {"task": making.partnered(args, fields, assets)}
     if fields["kind"] == "outpaint":
         given["size"] = None  # that of the config is of another picture
     if args.prompt or not args.config:
@@ -91,8 +90,9 @@ def run(args: argparse.Namespace) -> int:
     if args.config and not args.size and request.size != own and fields["kind"] != "outpaint":
         here, there = (f"{height}x{width}" for height, width in (own, request.size))
         print(f"hint     the picture is {here}, --config makes it {there}: --size {here} keeps it", file=sys.stderr)
-    sources = [args.input, *([args.mask] if args.mask else [])]
-    making.make(args, model, request, assets, parents=[(pixels, note)], sources=sources, verb="edit")
+    sources = [args.input, *(file for file in (args.mask, args.depth) if file)]
+    parents = [(pixels, note), *making.depths(args)]
+    making.make(args, model, request, assets, parents=parents, sources=sources, verb="edit")
     return 0
 
 

@@ -32,6 +32,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", default="out/explain.html", metavar="FILE", help="the file to write (%(default)s)")
     parser.add_argument("--model", metavar="NAME", help=f"of a prompt ({MODEL}), or of a picture whose model does not ship")
     parser.add_argument("--input", action="append", default=[], metavar="FILE", help="a picture that the picture was made from")
+    parser.add_argument(
+        "--lora", action="append", default=[], metavar="FILE", help="an adapter that the model wore for the picture"
+    )
+    parser.add_argument("--embedding", action="append", default=[], metavar="FILE", help="a learned word that it knew")
     parser.add_argument("--seed", type=int, metavar="N", help="of a prompt (0)")
     parser.add_argument("--steps", type=int, metavar="N", help="of a prompt (the model's own)")
     parser.add_argument("--guidance", type=float, metavar="X", help="of a prompt (the model's own)")
@@ -96,6 +100,10 @@ def _recorded(args: argparse.Namespace) -> tuple[dict[str, Any], Trace, Model, A
             raise SpecError(f"{args.what} carries no note of safelight, so nothing says how it came to be")
         model = reproduce.weights_of(told, given)
         assets = Assets(reproduce.sources(told, args.input, Path(args.what).parent))
+        for file in args.lora:
+            assets.bring_lora(file)
+        for file in args.embedding:
+            assets.bring_word(file)
         request = parse(reproduce.alone(told), "request")
         assert isinstance(request, Request)
         return {}, _run(model, request, assets), model, assets

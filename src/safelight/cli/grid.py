@@ -65,9 +65,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Say what it costs, make every cell, and put them on one sheet."""
-    from safelight import device as devices
     from safelight.assets import Assets
-    from safelight.model import load
 
     out = making.Where(args, "grid", 2)
     if args.count not in (None, 1):
@@ -90,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     if out.film and cells > _IN_A_FILM:
         raise SpecError(f"--gif: a film shows {_IN_A_FILM} cells at most, and these are {cells}; give fewer values")
 
-    model = load(args.model, args.weights, device=devices.pick(args.device))
+    model = making.opened(args)
     assets = Assets(device=model.device)
     brought = making.Brought(args.input, assets)
     plans = [request(args, model, prompt, axes, values, assets) for values in itertools.product(*(a.values for a in axes))]
@@ -101,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"{cells} pictures, {steps:,} steps: about {_spoken(steps * each)}, by {1000 * each:.0f} ms a step measured now")
     if steps * each > _PATIENCE and not args.yes:
         raise SpecError(f"that is more than {_PATIENCE:.0f} s: give --yes to go on, or fewer values")
-    pictures, films = _cells(args, model, plans, out, assets, brought.of(*plans))
+    pictures, films = _cells(args, model, plans, out, assets, [*brought.of(*plans), *making.shown(args)])
     sheet = _lay(pictures, axes, out.folder / "grid.png", prompt if not choices else "")
     print(f"grid     {sheet}")
     if args.show_steps:
@@ -239,7 +237,7 @@ def _cells(
                     progress.advance(task)
                 elif isinstance(event, Finished):
                     finished = event.pictures.cpu()
-                    used = [parent for parent in parents if seal(parent[0]) in plan.task.inputs]
+                    used = [parent for parent in parents if seal(parent[0]) in plan.inputs]
                     made += making.write(cell, finished, plan, model, used, metadata=not args.no_metadata)[0]
             if args.show_steps and watch.shots:
                 watch.table(cell.table, plan.pictures)

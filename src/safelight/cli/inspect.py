@@ -1,7 +1,8 @@
 """What a file holds, from its header alone: no weight is read.
 
-FILE is a model, a run's folder, the name of a model that ships, a trace, any other safetensors file, or a picture: then its note,
-with the request that made it and the pictures it descends from, or the `parameters` text of another tool.
+FILE is a model, a run's folder, the name of a model that ships, a diffusers folder, a published single file, a trace, any other
+safetensors file, or a picture: then its note, with the request that made it and the pictures it descends from, or the `parameters`
+text of another tool.
 """
 
 from __future__ import annotations
@@ -76,24 +77,39 @@ def unfold(found: dict[str, Any]) -> None:
 
 def look(source: str, *, tensors: bool = False) -> dict[str, Any]:
     """Everything the command prints, JSON-ready. Raises SpecError, in one line, for what is no safetensors file."""
-    from safelight.model import Entry, locate, peek, raw_header
+    from safelight.interop.checkpoint import entries as described
+    from safelight.interop.checkpoint import raw_header
+    from safelight.model import locate, peek
 
     path = locate(source)
-    raw = raw_header(path)
-    notes = raw.pop("__metadata__", {})
-    try:
-        about = json.loads(notes.get("safelight", "{}"))
-    except json.JSONDecodeError:
-        raise SpecError(f"{path}: its header has a 'safelight' entry that is no JSON: the file is damaged") from None
-    entries = {name: Entry(e["dtype"], tuple(e["shape"])) for name, e in raw.items()}
-    found: dict[str, Any] = {"file": str(path), "bytes": path.stat().st_size, "what": about.get("what", "foreign safetensors")}
+    if path.is_dir():
+        size, notes, about, entries = sum(f.stat().st_size for f in path.rglob("*.safetensors")), {}, {"spec": None}, {}
+    else:
+        raw, size = raw_header(path), path.stat().st_size
+        notes, entries = raw.get("__metadata__", {}), described(raw)
+        try:
+            about = json.loads(notes.get("safelight", "{}"))
+        except json.JSONDecodeError:
+            raise SpecError(f"{path}: its header has a 'safelight' entry that is no JSON: the file is damaged") from None
+    found: dict[str, Any] = {"file": str(path), "bytes": size, "what": about.get("what", "foreign safetensors")}
+    header, why = None, ""
     if "spec" in about:
         header = peek(path)
-        found |= {"what": "model", "format": header.format, "spec": header.spec, "lineage": header.lineage}
-        found["weights"] = {name: weights(entries, name) for name in header.weights}
+    elif not about:
+        try:
+            header = peek(path)
+        except SpecError as error:
+            why = str(error)
+    if header is not None:
+        found |= {"what": "model" if header.layout == "safelight" else f"model ({header.layout})", "format": header.format}
+        found |= {"spec": header.spec, "lineage": header.lineage}
+        found["weights"] = {name: weights(header.tensors, name) for name in header.weights}
+        entries = header.tensors
     else:
         found["metadata"] = about or notes
         found["tensors"] = counted(entries)
+        if why:
+            found["note"] = why
     if tensors:
         found["every tensor"] = {name: {"dtype": e.dtype, "shape": list(e.shape)} for name, e in entries.items()}
     return found
@@ -126,20 +142,35 @@ def show(found: dict[str, Any]) -> None:
     """Print it for a person."""
     print(f"{found['file']}: {found['what']}, {sized(found['bytes'])}")
     if "spec" in found:
-        print(f"format {found['format']}")
+        if found["what"] == "model":
+            print(f"format {found['format']}")
         print("\nspec\n" + outline(found["spec"], 1))
-        print("\nlineage\n" + (outline(found["lineage"], 1) or "  none"))
+        print("\nlineage\n" + (outline(brief(found["lineage"]), 1) or "  none"))
         for name, row in found["weights"].items():
             print(f"\nweights '{name}': {row['parameters']:,} in {row['tensors']} tensors ({dtypes(row)})")
             for part, count in row["by part"].items():
                 print(f"  {count:>12,}  {part}")
     else:
         row = found["tensors"]
+        if "note" in found:
+            print(found["note"])
         print(f"{row['parameters']:,} values in {row['tensors']} tensors ({dtypes(row)})")
         if found["metadata"]:
             print("\nmetadata\n" + outline(found["metadata"], 1))
     for name, entry in found.get("every tensor", {}).items():
         print(f"  {entry['dtype']:<5} {'x'.join(map(str, entry['shape'])) or 'scalar':<16} {name}")
+
+
+def brief(lineage: dict[str, Any]) -> dict[str, Any]:
+    """A lineage without what a foreign file said word for word, of which the classes are told."""
+    origin = lineage.get("origin")
+    if not isinstance(origin, dict):
+        return lineage
+    index = origin.get("index", {})
+    classes = {part: value[1] for part, value in index.items() if isinstance(value, list) and len(value) == 2 and value[1]}
+    told = {"layout": origin.get("layout"), "class": index.get("_class_name"), **classes}
+    told |= {k: v for k, v in origin.items() if k not in ("layout", "index", "components")}
+    return {**lineage, "origin": {k: v for k, v in told.items() if v}}
 
 
 def dtypes(row: dict[str, Any]) -> str:

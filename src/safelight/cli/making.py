@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from safelight.adapt.lora import LoraUse
     from safelight.assets import Assets
     from safelight.generate import Started, Stepped
     from safelight.model import Model
@@ -79,11 +80,36 @@ def options(
             help="how far: 0 stays, 1 is that seed's (0.1)",
         )
     how.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:W[:T]]",
+        help="wear an adapter of any flavour with weight W (1), in the text encoder T; several add up",
+    )
+    how.add_argument(
+        "--embedding",
+        action="append",
+        default=[],
+        metavar="FILE[:WORD]",
+        help="know a learned word (textual inversion), in prompts by its own name or WORD",
+    )
+    how.add_argument(
+        "--allow-partial", action="store_true", help="of an adapter take what fits the model, and say what does not"
+    )
+    how.add_argument(
+        "--control",
+        action="append",
+        default=[],
+        metavar="FILE=PICTURE[:W[:FROM:TO]]",
+        help="steer by a picture through a ControlNet, T2I- or IP-adapter, with weight W (1), in a part of the steps (0:1)",
+    )
+    how.add_argument(
         "--set", action="append", default=[], metavar="PATH=VALUE", help="any field: sampler.eta=1, mix.rescale=0.7"
     )
     how.add_argument("--config", metavar="FILE", help="a request kept by --save-config; flags and --set go over it")
     how.add_argument("--weights", metavar="NAME", help="raw, or the name of an average (ema)")
     how.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, ...; see: safelight doctor")
+    placed(how)
     how.add_argument("--micro-batch", type=int, metavar="N", help="pictures made at a time, where memory is short")
     out = parser.add_argument_group("where to")
     out.add_argument("--out", metavar="PATH", help="folder of the pictures (out/VERB), or the one picture's file")
@@ -99,6 +125,76 @@ def options(
     )
     out.add_argument("--save-config", metavar="FILE", help="the request with all defaults filled in, as YAML")
     out.add_argument("--no-metadata", action="store_true", help="nothing in the files but the pictures")
+
+
+def partners(parser: argparse.ArgumentParser) -> None:
+    """The options of a second model and of a map of depth, for the verbs whose task can have them around it."""
+    with_ = parser.add_argument_group("together with")
+    with_.add_argument("--refiner", metavar="NAME", help="another model of the same latents, which makes the last steps")
+    with_.add_argument(
+        "--switch", type=float, metavar="X", help="the noise level, 0 to 1, from which they are the refiner's (0.2)"
+    )
+    with_.add_argument("--depth", metavar="FILE", help="how far away things are, for models that are told it: white is near")
+    with_.add_argument("--near-black", action="store_true", help="in --depth black is near")
+
+
+def partnered(args: argparse.Namespace, task: Mapping[str, Any], assets: Assets) -> dict[str, Any]:
+    """A task's fields with what --depth and --refiner put around it, the picture being put at hand."""
+    if args.near_black and not args.depth:
+        raise SpecError("--near-black says how --depth is read: give one")
+    if args.switch is not None and not args.refiner:
+        raise SpecError("--switch says where --refiner takes over: give one")
+    found = dict(task)
+    for pixels, _ in depths(args):
+        found = {"kind": "depth", "depth": assets.add(pixels), "invert": args.near_black, "of": found}
+    if args.refiner:
+        found = {"kind": "refine", "refiner": args.refiner, "of": found}
+        found |= {} if args.switch is None else {"switch": args.switch}
+    return found
+
+
+def depths(args: argparse.Namespace) -> list[tuple[Tensor, Note | None]]:
+    """The picture of --depth, with its note."""
+    from safelight import picture
+
+    return [picture.read(args.depth)] if args.depth else []
+
+
+def placed(group: argparse._ActionsContainer) -> None:
+    """`--memory` and `--dtype`, of every verb that works with a model's pictures."""
+    group.add_argument(
+        "--memory",
+        choices=("auto", "full", "low"),
+        default="auto",
+        help="low: text encoder and codec leave memory while others work, pictures are decoded one by one; auto: where it would not fit",
+    )
+    group.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the weights (%(default)s)")
+
+
+def opened(args: argparse.Namespace, source: str | None = None) -> Model:
+    """The model of --model, in the precision of --dtype on --device, laid out as --memory says. source: another than --model.
+
+    What is not honoured is said on stderr.
+    """
+    from safelight import device as devices
+    from safelight.engine.place import place
+    from safelight.engine.plan import roomy
+    from safelight.model import load, peek
+
+    device = devices.pick(args.device)
+    precision = devices.precision(args.dtype, device)
+    if precision.note:
+        print(f"hint     {precision.note}", file=sys.stderr)
+    name, memory = source or args.model, args.memory
+    if memory == "auto":
+        asked = {"count": getattr(args, "micro_batch", None) or getattr(args, "count", None) or 1}
+        asked["size"] = size(getattr(args, "size", None))
+        memory = "full" if roomy(peek(name), asked, device=device, dtype=precision.dtype, weights=args.weights) else "low"
+        if memory == "low":
+            print("hint     memory is short: --memory low is used", file=sys.stderr)
+    model = load(name, args.weights, device="cpu" if memory == "low" else device, dtype=precision.dtype)
+    place(model, memory, device=device)
+    return model
 
 
 def resolve(
@@ -127,6 +223,13 @@ def resolve(
     if isinstance(flags["sampler"], str) and is_file(flags["sampler"]):
         asked_for |= fitted(str(flags.pop("sampler")), model)
     asked_for |= {name: value for name, value in flags.items() if value is not None}
+    named = tags(asked_for)
+    if worn := loras(args, model, assets, named or asked_for.get("loras") or ()):
+        asked_for["loras"] = worn
+    if known := learned(args, assets):
+        asked_for["words"] = known
+    if steered := controls(args, assets):
+        asked_for["controls"] = steered
     asked_for |= _noised(args, asked_for)
     asked = parse(asked_for, "request")
     assert isinstance(asked, Request)
@@ -145,6 +248,137 @@ def resolve(
     asked = parse(changed, "request")
     assert isinstance(asked, Request)
     return asked.resolve(model, assets)
+
+
+def adapter(given: str, assets: Assets) -> tuple[str, LoraUse, bool]:
+    """What `FILE[:W[:T]]` says: the file, which is put at hand, how it is worn, and whether W is said.
+
+    Raises SpecError for a file that is missing, and for weights that are none.
+    """
+    from safelight.adapt.lora import LoraUse
+
+    match = re.fullmatch(r"(.+?)(?::([-+]?[\d.]+))?(?::([-+]?[\d.]+))?", given)
+    assert match is not None
+    file, weight, text = match.groups()
+    use = assets.bring_lora(file)
+    try:
+        return (
+            file,
+            LoraUse(name=use.name, hash=use.hash, weight=float(weight or 1), text=float(text) if text else None),
+            bool(weight),
+        )
+    except ValueError:
+        raise SpecError(f"{given}: a weight is a number from -10 to 10, as in {file}:0.8") from None
+
+
+def loras(
+    args: argparse.Namespace, model: Model, assets: Assets | None, asked: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """What --lora asks for, its files being put at hand. asked: the request's own, which say the weight where the flag says none.
+
+    Raises SpecError for a file that is missing, or does not fit the model.
+    """
+    from safelight.interop.lora import load
+
+    found = list[dict[str, Any]]()
+    for given in getattr(args, "lora", []):
+        assert assets is not None
+        file, use, weighted = adapter(given, assets)
+        before = next((one for one in asked if one["name"] == use.name and not weighted), {})
+        told = {**use.model_dump(), **before}
+        if args.allow_partial:
+            told["partial"] = True
+            for name in load(file, model, partial=True)[1].problems:
+                print(f"left out {name}", file=sys.stderr)
+        found.append(told if told["hash"] else {**told, "hash": use.hash})
+    brought = {one["name"] for one in found}
+    found += [dict(one) for one in asked if one["name"] not in brought]
+    return found
+
+
+class Steered(NamedTuple):
+    """One --control: the control's file, the picture's, and what is said of them, as fields of a `Control`."""
+
+    file: str
+    picture: str
+    said: dict[str, float]
+
+
+def steering(args: argparse.Namespace) -> list[Steered]:
+    """What --control says. Raises SpecError for what is not FILE=PICTURE, with or without numbers behind it."""
+    found = list[Steered]()
+    for given in getattr(args, "control", []):
+        match = re.fullmatch(r"(.+?)=(.+?)(?::([-+]?\d*\.?\d+)(?::(\d*\.?\d+):(\d*\.?\d+))?)?", given)
+        if match is None:
+            raise SpecError(f"--control {given}: say FILE=PICTURE, as in canny.safetensors=edges.png:0.8")
+        file, picture, *numbers = match.groups()
+        names = ("weight", "start", "end")
+        found.append(Steered(file, picture, {n: float(v) for n, v in zip(names, numbers, strict=True) if v is not None}))
+    return found
+
+
+def shown(args: argparse.Namespace) -> list[tuple[Tensor, Note | None]]:
+    """The pictures of --control, with their notes."""
+    from safelight import picture
+
+    return [picture.read(one.picture) for one in steering(args)]
+
+
+def controls(args: argparse.Namespace, assets: Assets | None) -> list[dict[str, Any]]:
+    """What --control asks for, its files and pictures being put at hand. Raises SpecError for one that is missing."""
+    from safelight import picture
+
+    found = list[dict[str, Any]]()
+    for one in steering(args):
+        assert assets is not None
+        name, seal = assets.bring_control(one.file), assets.add(picture.read(one.picture)[0])
+        found.append({"name": name, "picture": seal, **one.said})
+    return found
+
+
+def at_hand(args: argparse.Namespace) -> set[str]:
+    """The names of the adapters and learned words that flags bring, by which a picture's text calls them."""
+    files = [re.sub(r"(:[-+]?[\d.]+){1,2}$", "", given) for given in args.lora]
+    files += [re.sub(r"(\.safetensors):.*$", r"\1", given) for given in args.embedding]
+    return {Path(file).name if Path(file).is_dir() else Path(file).stem for file in files}
+
+
+def tags(asked: dict[str, Any]) -> list[dict[str, Any]]:
+    """The adapters that A1111's prompts name, as `<lora:name:0.8>`, which are taken out of `asked`.
+
+    Raises SpecError where its prompts name different ones: a run wears one stack.
+    """
+    from safelight.adapt.lora import tagged
+
+    prompts = asked.get("prompt", [])
+    if asked.get("emphasis", "a1111") != "a1111" or not prompts:
+        return []
+    read = [tagged(prompt) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
+    if any(uses != read[0][1] for _, uses in read):
+        raise SpecError(
+            "prompt: its prompts name different adapters, and a run wears the same for all: make them one after the other"
+        )
+    asked["prompt"] = [prompt for prompt, _ in read]
+    return [use.model_dump() for use in read[0][1]]
+
+
+def learned(args: argparse.Namespace, assets: Assets | None) -> list[dict[str, Any]]:
+    """What --embedding asks for, its files being put at hand. A word that no prompt uses is told, on stderr."""
+    found = list[dict[str, Any]]()
+    for given in getattr(args, "embedding", []):
+        match = re.fullmatch(r"(.+?\.safetensors)(?::(.+))?", given)
+        if match is None:
+            raise SpecError(
+                f"--embedding {given}: a learned word is a .safetensors file; of a pickle safelight convert makes one"
+            )
+        assert assets is not None
+        use = assets.bring_word(*match.groups())
+        words = [one.word for one in assets.words(use)]
+        said = [*(getattr(args, "prompt", None) or ()), getattr(args, "negative_prompt", None) or ""]
+        if isinstance(getattr(args, "prompt", None), list) and not any(word in text for word in words for text in said):
+            print(f"hint     --embedding {given}: no prompt says {' or '.join(map(repr, words))}", file=sys.stderr)
+        found.append(use.model_dump())
+    return found
 
 
 def _noised(args: argparse.Namespace, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,7 +434,7 @@ class Brought:
         """Those that requests are made from, with their notes. A file that is for none of them is told, on stderr."""
         from safelight.assets import seal
 
-        wanted = {name for request in requests for name in request.task.inputs}
+        wanted = {name for request in requests for name in request.inputs}
         for file, seals in zip(self.files, self.seals, strict=True):
             if not wanted & seals:
                 print(f"hint     --input {file}: nothing that is asked for is made from it", file=sys.stderr)
@@ -238,6 +472,7 @@ def make(
     from safelight.generate import Finished, Prepared, Started, Stepped, generate
 
     assets = assets or Assets(device=model.device)
+    parents, sources = [*parents, *shown(args)], [*sources, *(one.picture for one in steering(args))]
     out = Where(args, verb, request.total)
     prompts = request.pictures
     files = [out.picture(request.index + k, prompt) for k, prompt in enumerate(prompts)]
@@ -247,7 +482,7 @@ def make(
     watch = Watch(model, watched, request.index)
     records = Records() if out.trace else None
     pictures: list[Any] = []
-    ran: tuple[int, int] | None = None
+    ran = 0
     began = time.perf_counter()
     with bar(request) as progress:
         for event in generate(model, request, assets=assets):
@@ -259,7 +494,7 @@ def make(
             if isinstance(event, Started):
                 progress.began(event)
                 watch.part(event.numbers)
-                ran = (len(event.levels) - 1, request.steps)
+                ran += len(event.levels) - 1 if event.part == 0 else 0
             elif isinstance(event, Stepped):
                 watch.see(event)
                 progress()
@@ -271,7 +506,7 @@ def make(
     # A sheet shows what the files hold.
     finished = torch.cat(pictures)
     made, files = write(out, finished, request, model, parents, metadata=not args.no_metadata)
-    how = f"{steps(*ran or (0, 0))} of {request.sampler.kind}, {request.mix.kind}"
+    how = f"{steps(ran, request.steps)} of {request.sampler.kind}, {request.mix.kind}"
     height, width = finished.shape[-2:]
     many = "1 picture" if len(prompts) == 1 else f"{len(prompts)} pictures"
     lines.append(f"{many} of {height}x{width} in {seconds:.1f} s ({how}) on {devices.title(model.device)}")
@@ -583,9 +818,12 @@ class Watch:
         """Every step once, with the rows of all parts together."""
         import torch
 
+        size = self.shots[max(self.shots)][0].x.shape[-2:] if self.shots else None
         for i in sorted(self.shots):
             parts = self.shots[i]
             before, x, x0 = (torch.cat(v) for v in zip(*((p.before, p.x, p.estimate.x0) for p in parts), strict=True))
+            if x.shape[-2:] != size:  # an earlier stage, of another size: shown at the last one's
+                before, x, x0 = (torch.nn.functional.interpolate(v, size, mode="nearest-exact") for v in (before, x, x0))
             yield parts[0]._replace(before=before, x=x, estimate=Guess(x0))
 
     def film(self, path: Path, prompts: Sequence[str]) -> Path:

@@ -51,10 +51,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Say what the expression comes to, then make the picture."""
-    from safelight import device as devices
     from safelight import picture
     from safelight.assets import Assets
-    from safelight.model import load
     from safelight.task.mix import Mix
     from safelight.text.arithmetic import parse, renamed, write
 
@@ -65,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     asked = parse(args.expression)  # before the work, not after it
     if not args.report:
         making.Where(args, "mix", args.count or 1)
-    model = load(args.model, args.weights, device=devices.pick(args.device))
+    model = making.opened(args)
     assets = Assets(device=model.device)
     operands: dict[str, tuple[Tensor, Note | None]] = {}
     names: dict[str, str] = {}

@@ -72,7 +72,6 @@ def run(args: argparse.Namespace) -> int:
     from safelight.data.decode import is_picture
     from safelight.draw.film import SUFFIXES
     from safelight.draw.reel import reel
-    from safelight.model import load
 
     if args.frames is not None and args.frames < 2:
         raise SpecError(f"--frames {args.frames}: a path has both its ends, so 2 at least")
@@ -120,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     if notes and not (args.model and args.weights):
         model = reproduce.weights_of(notes[0], args.model, device=device)
     else:
-        model = load((args.model or [making.MODEL])[0], args.weights, device=device)
+        model = making.opened(args, (args.model or [making.MODEL])[0])
     assets = Assets(device=model.device)
     ends, given = [], dict[str, Any]()
     for k, name in enumerate(named):

@@ -42,6 +42,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input", action="append", default=[], metavar="FILE", help="a picture it was made from; without it those beside FILE"
     )
+    parser.add_argument("--lora", action="append", default=[], metavar="FILE", help="an adapter that the model wore")
+    parser.add_argument("--control", action="append", default=[], metavar="FILE", help="a control that the run was steered by")
+    parser.add_argument("--embedding", action="append", default=[], metavar="FILE", help="a learned word that it knew")
     parser.add_argument("--out", metavar="FILE", help="keep the picture as it came out")
     parser.add_argument("--device", metavar="NAME", help="another than the recorded one")
 
@@ -68,6 +71,12 @@ def known(args: argparse.Namespace, path: Path, note: Note) -> int:
     with reproduce.as_recorded(note):
         model = reproduce.prepared(reproduce.weights_of(note, args.model, device=place(args.device, note.device)), note)
         assets = Assets(reproduce.sources(note, args.input, path.absolute().parent), device=model.device)
+        for file in args.lora:
+            assets.bring_lora(file)
+        for file in args.embedding:
+            assets.bring_word(file)
+        for file in args.control:
+            assets.bring_control(file)
         request = reproduce.request_for(note, args.model)
         with bar() as progress:
             made, asked = reproduce.again(model, request, assets, note.index, progress)
@@ -99,7 +108,11 @@ def foreign(args: argparse.Namespace, path: Path) -> int:
         raise SpecError("--input: a parameters text can be made from one picture, not from several")
     parents = [picture.read(name) for name in args.input]
     assets = Assets([pixels for pixels, _ in parents], device=model.device)
-    given, reports = infotext.to_request(info, model, seal(parents[0][0]) if parents else None)
+    given, reports = infotext.to_request(info, model, seal(parents[0][0]) if parents else None, making.at_hand(args))
+    for file in args.lora:
+        assets.bring_lora(file)
+    for file in args.embedding:
+        assets.bring_word(file)
     request = parse(given, "request")
     assert isinstance(request, Request)
     with bar() as progress:
@@ -108,7 +121,7 @@ def foreign(args: argparse.Namespace, path: Path) -> int:
     for line in reports:
         print(f"  {line}")
     if args.out:
-        used = [parent for parent in parents if seal(parent[0]) in asked.task.inputs]
+        used = [parent for parent in parents if seal(parent[0]) in asked.inputs]
         picture.write(args.out, made, picture.notes(model, asked, [made], parents=used)[0])
         print(f"picture  {args.out}")
     else:

@@ -30,15 +30,15 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Sample, showing progress, and print where everything is."""
-    from safelight import device as devices
-    from safelight.model import load
+    from safelight.assets import Assets
 
     verb = Path(args.model).stem
     making.Where(args, verb, (args.count or 1) * len(args.prompt or [""]))  # before the work, not after it
-    model = load(args.model, args.weights, device=devices.pick(args.device))
+    model = making.opened(args)
     given = {"prompt": args.prompt} if args.prompt else {}
-    request = making.resolve(args, model, given, plain={"count": 8, "prompt": classes(model)})
-    making.make(args, model, request, verb=verb)
+    assets = Assets(device=model.device)
+    request = making.resolve(args, model, given, assets, plain={"count": 8, "prompt": classes(model)})
+    making.make(args, model, request, assets, verb=verb)
     return 0
 
 

@@ -36,6 +36,15 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--device", action="append", default=[], metavar="NAME", help="a worker on this device (auto); several: one each"
     )
     parser.add_argument("--budget", type=float, default=0, metavar="GB", help="memory for models on each device (half of it)")
+    parser.add_argument(
+        "--max-loaded", type=int, default=0, metavar="N", help="models kept in memory on each device (any number)"
+    )
+    parser.add_argument(
+        "--memory",
+        choices=("full", "low"),
+        default="full",
+        help="low: text encoder and codec leave while others work (%(default)s)",
+    )
     safe = parser.add_argument_group("who may ask")
     safe.add_argument("--new-token", action="store_true", help="make a token, show it once, and need one from now on")
     safe.add_argument("--tls-cert", metavar="FILE", help="the certificate with its chain, PEM")
@@ -105,6 +114,8 @@ def settings_of(args: argparse.Namespace) -> Settings:
         "plain": args.plain_http,
         "devices": args.device or ["auto"],
         "budget": round(args.budget * 1e9),
+        "max_loaded": args.max_loaded,
+        "memory": args.memory,
         "limits": {},
     }
     for field, first, second in (("tls", "tls_cert", "tls_key"), ("provenance", "c2pa_cert", "c2pa_key")):

@@ -61,7 +61,6 @@ def run(args: argparse.Namespace) -> int:
     from safelight import device as devices
     from safelight import picture
     from safelight.assets import Assets
-    from safelight.model import load
 
     if args.input is None and args.prompt is None and not args.config:
         raise SpecError('say what to vary: a picture, or --prompt, as in: safelight vary -p "a red apple" --index 5')
@@ -89,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         if note.model.fingerprint != model.fingerprint:
             print(f"hint     {reproduce.another(note, model)}", file=sys.stderr)
     else:
-        model = load((args.model or [making.MODEL])[0], args.weights, device=device)
+        model = making.opened(args, (args.model or [making.MODEL])[0])
     assets = Assets(device=model.device)
     asked = of_note(args, note, assets) if note is not None else None
     own = asked is not None or pixels is None

@@ -14,6 +14,14 @@ class KLSpec(LatentSpec, kind="kl"):
     The default (stride 8, 16 channels, 3-channel pictures) has 1,692,376 parameters.
     """
 
+    @classmethod
+    def published(cls, latents: int = 4, widths: tuple[int, ...] = (128, 256, 512, 512), mix: bool = True) -> KLSpec:
+        """The shape of Stable Diffusion's autoencoders, 1, 2 and XL: stride 8, 83,653,863 parameters (appendix G, "KL-f8").
+
+        Its x4 upscaler has `widths=(128, 256, 512)`; those of 16 channels since have `latents=16, mix=False`.
+        """
+        return cls(latents=latents, widths=widths, blocks=2, patch=1, groups=32, fold=False, attention=True, mix=mix)
+
     def build(self) -> KL:
         return KL(self)
 

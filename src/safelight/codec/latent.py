@@ -31,8 +31,9 @@ class LatentSpec(CodecSpec):
 
     pictures: channels of a picture. latents: channels of a latent. widths: channels at each size, the largest picture
     first; the stride is patch * 2^(len(widths) - 1). fold: between sizes, fold pixels into channels and learn the rest.
-    groups: of the normalisation, 0 for one that is local to a pixel. attention: in the middle. mix: 1x1 convolutions on
-    both sides of the latent, as published (they add nothing that the convolutions beside them could not learn).
+    groups: of the normalisation, 0 for one that is local to a pixel. attention: in the middle. attend: the levels, 0 the
+    largest, with attention behind every block. mix: 1x1 convolutions on both sides of the latent, as published (they add
+    nothing that the convolutions beside them could not learn).
     """
 
     pictures: int = Field(3, ge=1)
@@ -44,11 +45,14 @@ class LatentSpec(CodecSpec):
     groups: int = Field(0, ge=0)
     attention: bool = False
     mix: bool = False
+    attend: tuple[int, ...] = ()
 
     @model_validator(mode="after")
     def _divides(self) -> LatentSpec:
         if self.groups and any(w % self.groups for w in self.widths):
             raise ValueError(f"{self.groups} groups do not divide the widths {self.widths}")
+        if any(not 0 <= i < len(self.widths) for i in self.attend):
+            raise ValueError(f"attend names levels 0 to {len(self.widths) - 1}, not {self.attend}")
         for a, b in zip(self.widths, self.widths[1:], strict=False):
             if self.fold and (4 * a) % b:
                 raise ValueError(
@@ -72,7 +76,7 @@ class Latent(Codec):
         super().__init__()
         self.spec = spec
         self.stride = spec.patch * 2 ** (len(spec.widths) - 1)
-        shape = (spec.widths, spec.blocks, spec.patch, spec.groups, spec.fold, spec.attention)
+        shape = (spec.widths, spec.blocks, spec.patch, spec.groups, spec.fold, spec.attention, spec.attend)
         self.encoder = Encoder(spec.pictures, out, *shape)
         self.decoder = Decoder(spec.pictures, spec.latents, *shape)
         self.before = nn.Conv2d(out, out, 1) if spec.mix else nn.Identity()

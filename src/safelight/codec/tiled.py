@@ -44,13 +44,13 @@ def encode(codec: Codec, x: Tensor, tile: int, overlap: int | None = None, noise
         own = None if noise is None else noise[..., a.start : a.stop, b.start : b.stop]
         return codec.encode(x[..., a.start * s : a.stop * s, b.start * s : b.stop * s], own)
 
-    return _blend(part, (h, w), tile, overlap, reach, 1)
+    return blend(part, (h, w), tile, overlap, reach)
 
 
 def decode(codec: Codec, z: Tensor, tile: int, overlap: int | None = None) -> Tensor:
     """`codec.decode(z)` by tiles of tile x tile latent cells; see `encode`."""
     reach, overlap = _overlap(codec, 1, tile, overlap)
-    return _blend(
+    return blend(
         lambda a, b: codec.decode(z[..., a.start : a.stop, b.start : b.stop]),
         tuple(z.shape[-2:]),
         tile,
@@ -89,21 +89,13 @@ def tiles(n: int, tile: int, overlap: int, reach: int, scale: int) -> list[Tile]
     return out
 
 
-def _overlap(codec: Codec, which: int, tile: int, overlap: int | None) -> tuple[int, int]:
-    field = receptive_field(codec)
-    if overlap is None:
-        overlap = tile // 4 if field is None else field[which]
-    if not 0 <= overlap < tile:
-        raise SpecError(
-            f"tiles of {tile} latent cells cannot share {overlap}: make them larger"
-            + (f" than {overlap}" if overlap >= tile else "")
-        )
-    return (0 if field is None else field[which] // 2), overlap
-
-
-def _blend(
-    part: Callable[[Tile, Tile], Tensor], side: tuple[int, ...], tile: int, overlap: int, reach: int, scale: int
+def blend(
+    part: Callable[[Tile, Tile], Tensor], side: tuple[int, ...], tile: int, overlap: int, reach: int = 0, scale: int = 1
 ) -> Tensor:
+    """(..., h scale, w scale) what `part` makes of each pair of tiles (rows, columns) of a side (h, w), blended where they overlap.
+
+    part: (..., height scale, width scale) of a tile's cells. reach, scale: as in `tiles`.
+    """
     h, w = side
     total: Tensor | None = None
     weight: Tensor | None = None
@@ -118,6 +110,18 @@ def _blend(
         weight[rows, columns] += share
     assert total is not None and weight is not None  # there is always a tile
     return (total / weight).to(result.dtype)
+
+
+def _overlap(codec: Codec, which: int, tile: int, overlap: int | None) -> tuple[int, int]:
+    field = receptive_field(codec)
+    if overlap is None:
+        overlap = tile // 4 if field is None else field[which]
+    if not 0 <= overlap < tile:
+        raise SpecError(
+            f"tiles of {tile} latent cells cannot share {overlap}: make them larger"
+            + (f" than {overlap}" if overlap >= tile else "")
+        )
+    return (0 if field is None else field[which] // 2), overlap
 
 
 def _pairs(rows: list[Tile], columns: list[Tile]) -> Iterator[tuple[Tile, Tile]]:

@@ -14,7 +14,8 @@ class VQSpec(LatentSpec, kind="vq"):
     """van den Oord et al. 2017, "Neural discrete representation learning", with the codebook of its appendix A.1.
 
     codes: K. decay: gamma of the running means. revive: a code assigned fewer than this many vectors a batch (running mean) is
-    dead and begins anew at a vector of the batch (Dhariwal et al. 2020, "Jukebox", section 3.1).
+    dead and begins anew at a vector of the batch (Dhariwal et al. 2020, "Jukebox", section 3.1). snap: encoding gives the nearest
+    code; without, the encoder's feature as it is, the codebook being the decoder's (Rombach et al. 2022, section 3.1, "VQ-reg").
     """
 
     latents: int = Field(4, ge=1)
@@ -22,13 +23,15 @@ class VQSpec(LatentSpec, kind="vq"):
     codes: int = Field(1024, ge=2)
     decay: float = Field(0.99, ge=0, lt=1)
     revive: float = Field(0.1, ge=0)
+    snap: bool = True
 
     def build(self) -> VQ:
         return VQ(self)
 
 
 class VQ(Latent):
-    """encode: the code nearest to the encoder's feature, shifted and scaled to unit variance. decode: of the code nearest to z.
+    """encode: the code nearest to the encoder's feature (or that feature, see `VQSpec.snap`), shifted and scaled to unit variance. decode:
+    of the code nearest to z.
 
     Since decoding begins at the nearest code, a diffusion model's z needs to be right only to within a code's cell. There is no
     posterior: `noise` changes nothing.
@@ -66,7 +69,8 @@ class VQ(Latent):
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """Raises SpecError when the stride does not divide the picture. See `Codec.encode`."""
-        return self.embed(self.tokens(x)).to(x.dtype)
+        f = self.features(x)
+        return self._unit(self._codes(self.nearest(f)) if self.spec.snap else f).to(x.dtype)
 
     def decode(self, z: Tensor) -> Tensor:
         codes = self._codes(self.nearest(self._raw(z.float())))

@@ -38,7 +38,7 @@ class HubSource(Source, kind="hub"):
         try:
             table = library.load_dataset(self.name, self.config, split=self.split, revision=self.revision)
         except Exception as error:  # the library, its HTTP client and its cache raise dozens of classes
-            if _offline(error):
+            if offline(error):
                 raise DataError(
                     f"hub: {which} is not in the local cache and the hub cannot be reached; "
                     "give the path of a local copy to a folder, parquet or webdataset source instead"
@@ -91,7 +91,7 @@ def _captions(table: Any, spec: HubSource) -> list[str]:
     return [""] * len(table)
 
 
-def _offline(error: BaseException) -> bool:
+def offline(error: BaseException) -> bool:
     """Whether an error of the library means that there is no way to the hub."""
     chain: BaseException | None = error
     while chain is not None:

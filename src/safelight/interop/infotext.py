@@ -1,4 +1,4 @@
-"""The `parameters` text that A1111 began and most tools read, and the names by which other tools call our samplers and grids.
+"""The `parameters` text that A1111 began and most tools read; what its names mean is in interop/names.py.
 
     a cat on a mat
     Negative prompt: blurry
@@ -17,9 +17,11 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from safelight.interop import names
+from safelight.interop.names import GRIDS, SAMPLERS, Names, elsewhere, known, sampler_and_grid
 from safelight.spec import Spec, SpecError, describe
 
 if TYPE_CHECKING:
@@ -122,154 +124,6 @@ def _shown(text: str) -> str:
     return "\n".join(re.sub(r"^(\s*Negative prompt):", r"\1 :", line) for line in clean.split("\n"))
 
 
-# ---- names -------------------------------------------------------------------------------------------------------------------
-
-
-class Names(NamedTuple):
-    """One of our parts in four other tools; "" where a tool has none of its own. aliases: further spellings that are read."""
-
-    ours: str
-    a1111: str
-    diffusers: str
-    comfy: str
-    kdiffusion: str
-    aliases: tuple[str, ...] = ()
-
-    @property
-    def all(self) -> tuple[str, ...]:
-        """Every spelling."""
-        return tuple(name for name in (*self[:5], *self.aliases) if name)
-
-
-SAMPLERS: tuple[Names, ...] = (
-    Names("ddim", "DDIM", "DDIMScheduler", "ddim", ""),
-    Names("ddpm", "DDPM", "DDPMScheduler", "ddpm", ""),
-    Names(
-        "dpm++2m",
-        "DPM++ 2M",
-        "DPMSolverMultistepScheduler",
-        "dpmpp_2m",
-        "sample_dpmpp_2m",
-        ("k_dpmpp_2m", "k_dpmpp_2m_ka", "DPM++ 2M v2"),
-    ),
-    Names(
-        "dpm++2m-sde",
-        "DPM++ 2M SDE",
-        "DPMSolverMultistepScheduler(algorithm_type=sde-dpmsolver++)",
-        "dpmpp_2m_sde",
-        "sample_dpmpp_2m_sde",
-        ("dpmpp_2m_sde_gpu", "k_dpmpp_2m_sde", "k_dpmpp_2m_sde_ka", "sde-dpmsolver++"),
-    ),
-    Names("euler", "Euler", "EulerDiscreteScheduler", "euler", "sample_euler", ("k_euler", "FlowMatchEulerDiscreteScheduler")),
-    Names(
-        "euler-ancestral",
-        "Euler a",
-        "EulerAncestralDiscreteScheduler",
-        "euler_ancestral",
-        "sample_euler_ancestral",
-        ("k_euler_a", "k_euler_ancestral"),
-    ),
-    Names("heun", "Heun", "HeunDiscreteScheduler", "heun", "sample_heun", ("k_heun",)),
-    Names("lms", "LMS", "LMSDiscreteScheduler", "lms", "sample_lms", ("k_lms", "k_lms_ka")),
-    Names(
-        "dpm++3m-sde",
-        "DPM++ 3M SDE",
-        "",
-        "dpmpp_3m_sde",
-        "sample_dpmpp_3m_sde",
-        ("dpmpp_3m_sde_gpu", "k_dpmpp_3m_sde", "k_dpmpp_3m_sde_ka"),
-    ),
-    Names("unipc", "UniPC", "UniPCMultistepScheduler", "uni_pc", "", ("uni_pc_bh2",)),
-    Names("pndm", "PLMS", "PNDMScheduler", "", ""),
-    Names("consistency", "LCM", "LCMScheduler", "lcm", "", ("k_lcm",)),
-    Names("dpm++2s", "", "DPMSolverSinglestepScheduler", "", ""),
-    Names("dpm++3m", "", "DPMSolverMultistepScheduler(solver_order=3)", "", ""),
-    Names("deis", "", "DEISMultistepScheduler", "deis", ""),
-    Names("sa", "", "SASolverScheduler", "sa_solver", ""),
-    Names("pc", "", "ScoreSdeVeScheduler", "", ""),
-    Names("repaint", "", "RePaintScheduler", "", ""),
-)
-# What a name means elsewhere where that is not our default, by its spelling.
-_ELSEWHERE: dict[str, dict[str, Any]] = {
-    "unipc": {"b": "bh1"},  # A1111's
-    "uni_pc": {"b": "bh1"},
-    "unipcmultistepscheduler": {"k": 2},
-    "deismultistepscheduler": {"k": 2},
-    "plms": {"runge_kutta": False},
-    "dpmsolvermultistepscheduler(solver_order=3)": {"plain": True},
-    **{
-        name.casefold(): {"plain": True}
-        for row in SAMPLERS
-        if row.ours == "dpm++3m-sde"
-        for name in row.all
-        if name != row.ours
-    },
-}
-GRIDS: tuple[Names, ...] = (
-    Names("karras", "Karras", "use_karras_sigmas", "karras", "get_sigmas_karras"),
-    Names(
-        "exponential",
-        "Exponential",
-        "use_exponential_sigmas",
-        "exponential",
-        "get_sigmas_exponential",
-        ("Polyexponential", "get_sigmas_polyexponential"),
-    ),
-    Names("lu", "", "use_lu_lambdas", "", ""),
-    Names("beta", "", "", "beta", ""),
-    Names("leading", "DDIM", "timestep_spacing=leading", "ddim_uniform", "", ("leading",)),
-    Names("trailing", "SGM Uniform", "timestep_spacing=trailing", "sgm_uniform", "", ("trailing", "Simple", "SGMUniform")),
-    Names("uniform", "Uniform", "timestep_spacing=linspace", "normal", "get_sigmas", ("linspace", "Normal")),
-)
-# Where the same name does not give the same noise levels to six digits.
-_NEARLY: dict[str, str] = {
-    "beta": "the quantiles are of the time here and in ComfyUI, of the noise level there",
-    "leading": "each step lies one entry lower here",
-    "trailing": "up to an entry of the table apart",
-    "uniform": "steps fall on the nearest entries of the table here, between them there",
-}
-# What A1111 calls Automatic, by sampler.
-_AUTOMATIC: dict[str, str] = {
-    "dpm++2m": "karras",
-    "dpm++2m-sde": "exponential",
-    "dpm++3m-sde": "exponential",
-    "ddim": "leading",
-    "ddpm": "leading",
-    "pndm": "leading",
-}
-
-
-def known(name: str, table: tuple[Names, ...]) -> str | None:
-    """Our kind for any tool's name of it, whatever the case, or None."""
-    wanted = name.strip().casefold()
-    return next((row.ours for row in table if wanted in map(str.casefold, row.all)), None)
-
-
-def sampler_and_grid(name: str, schedule: str = "") -> tuple[str | None, str | None]:
-    """(sampler, grid): our kinds for a sampler's and a schedule's foreign names, None for what there is not here.
-
-    Older texts say the schedule in the sampler's name ("DPM++ 2M Karras"); without any it is A1111's choice for the sampler.
-    What the sampler's name means there beside its kind, `elsewhere` tells.
-    """
-    sampler, grid = known(name, SAMPLERS), known(schedule, GRIDS) if schedule else None
-    if sampler is None:
-        stem, _, tail = name.strip().rpartition(" ")
-        if known(stem, SAMPLERS) and known(tail, GRIDS):
-            sampler, grid = known(stem, SAMPLERS), grid or known(tail, GRIDS)
-    if name.strip().endswith("_ka"):
-        grid = grid or "karras"
-    if grid is None and sampler is not None and schedule.casefold() in ("", "automatic"):
-        grid = _AUTOMATIC.get(sampler, "uniform")
-    return sampler, grid
-
-
-def elsewhere(name: str) -> dict[str, Any]:
-    """The fields by which our sampler is what another tool means by `name`, where our own defaults are others."""
-    stem, _, tail = name.strip().rpartition(" ")
-    wanted = name.strip() if known(name, SAMPLERS) or not known(tail, GRIDS) else stem
-    return dict(_ELSEWHERE.get(wanted.casefold(), {}))
-
-
 # ---- from a request ----------------------------------------------------------------------------------------------------------
 
 
@@ -315,20 +169,30 @@ def of(request: Spec | Mapping[str, Any], note: Noted | None = None) -> Infotext
     interval = list(mix.get("interval") or ())
     said: dict[str, Any] = {
         "Steps": asked.get("steps"),
-        "Sampler": _theirs(sampler.get("kind"), SAMPLERS),
-        "Schedule type": _theirs(grid.get("kind"), GRIDS),
+        "Sampler": _theirs(sampler, SAMPLERS),
+        "Schedule type": names.named(grid) if grid.get("kind") == "published" else _theirs(grid, GRIDS),
         "CFG scale": None if isinstance(scale, Mapping) else scale,
         "Seed": asked.get("seed"),
     }
     if asked.get("size"):
         height, width = asked["size"]
         said["Size"] = f"{width}x{height}"
+    second = _second(task)
+    if second is not None:
+        (high, wide), strength, count, upscaler = second
+        said |= {
+            "Size": f"{wide}x{high}",
+            "Denoising strength": strength,
+            "Hires resize": f"{width}x{height}",
+            "Hires steps": count,
+        }
+        said["Hires upscaler"] = upscaler
     if note is not None:
         # A1111 names a model by the first ten digits of its file's SHA-256, of which a fingerprint has sixteen.
         said |= {"Model hash": note.model.fingerprint[:10], "Model": note.model.name}
     said |= {
         "Seed index": (asked.get("index") or 0) + number or None,
-        "Denoising strength": task.get("strength") if "picture" in task else None,
+        **({"Denoising strength": task.get("strength")} if "picture" in task else {}),
         "Variation seed": task.get("seed") if varied else variation.get("seed"),
         "Variation seed strength": task.get("strength") if varied else variation.get("strength"),
         "Temperature": None if asked.get("temperature", 1.0) == 1 else asked["temperature"],
@@ -337,7 +201,9 @@ def of(request: Spec | Mapping[str, Any], note: Noted | None = None) -> Infotext
         "CFG rescale": mix.get("rescale") or None,
         "CFG interval": None if interval in ([], [0, 1]) else " to ".join(map(_told, interval)),
         "Bends": ", ".join(str(bend.get("kind")) for bend in asked.get("bends") or ()),
-        "Task": None if varied else kind,
+        "Task": None if varied or second is not None else kind,
+        "Lora hashes": _hashes(asked.get("loras")),
+        "TI hashes": _hashes(asked.get("words")),
     }
     for family, spec in (("sampler", sampler), ("grid", grid)):
         for field, value in spec.items():
@@ -354,10 +220,38 @@ def of(request: Spec | Mapping[str, Any], note: Noted | None = None) -> Infotext
             if churn.get(field) != _PLAIN.get(name)
         }
     said["Version"] = f"safelight {note.versions.get('safelight', '')}".strip() if note is not None else "safelight"
+    if said["Schedule type"] is None:
+        said["Schedule type"] = grid.get("kind")
     settings = {name: _told(value) for name, value in said.items() if value not in (None, "")}
-    return Infotext(
-        str(prompts[min(number // (asked.get("count") or 1), len(prompts) - 1)]), str(asked.get("negative", "")), settings
-    )
+    prompt = str(prompts[min(number // (asked.get("count") or 1), len(prompts) - 1)])
+    worn = [_tag(use) for use in asked.get("loras") or ()]
+    return Infotext(" ".join(filter(None, (prompt, *worn))) if worn else prompt, str(asked.get("negative", "")), settings)
+
+
+def _tag(use: Mapping[str, Any]) -> str:
+    """An adapter as A1111's prompts name it: one weight, or the text encoder's and the network's."""
+    weights = (use.get("text"), use.get("weight", 1)) if use.get("text") is not None else (use.get("weight", 1),)
+    return ":".join(("<lora", str(use.get("name")), *map(_told, weights))) + ">"
+
+
+def _hashes(uses: Any) -> str:
+    """`name: hash, ...` of those whose file is known."""
+    return ", ".join(f"{use.get('name')}: {use.get('hash')}" for use in uses or () if use.get("hash"))
+
+
+def _second(task: Mapping[str, Any]) -> tuple[list[int], float, int | None, str] | None:
+    """(first size, strength, steps, upscaler) of a second pass that A1111 can say in full; None for any other task."""
+    found = task.get("second")
+    if task.get("kind") != "hires" or not isinstance(found, Mapping) or not task.get("first"):
+        return None
+    fit = found.get("fit") or {}
+    used: dict[str, Any] = {"latent": found["latent"]} if found.get("latent") else {}
+    if not used and fit not in ({}, {"kind": "crop", "filter": "lanczos"}):
+        used = {"fit": fit}
+    name = next((name for name, fields in names.UPSCALERS.items() if fields == used), None)
+    if name is None or found.get("steps") != "exact" or found.get("tile") is not None:
+        return None
+    return list(task["first"]), float(found.get("strength", 0.35)), found.get("count"), name
 
 
 # Our field -> A1111's name for it, given the kind. What stands at the value beside it in _PLAIN is not told.
@@ -382,6 +276,8 @@ _GRID_FIELDS: dict[str, Callable[[str], str]] = {
     "shift": lambda kind: "Shift",
     "start": lambda kind: "Schedule start",
 }
+# By which a text of ours says that a grid is `published`.
+_PUBLISHED = ("spacing", "offset", "closed", "between", "above", "curve", "whole", "told", "end", "pure")
 _PLAIN: dict[Any, Any] = {
     "eta": 1.0,
     ("ddim", "eta"): 0.0,
@@ -411,8 +307,8 @@ _PLAIN: dict[Any, Any] = {
     ("pc", "times"): 1,
     ("langevin", "size"): 0.2,
     ("pc", "snr"): 0.16,
-    ("repaint", "inner"): {"kind": "ddim", "eta": 0.0},
-    ("pc", "predictor"): {"kind": "ddim", "eta": 1.0},
+    ("repaint", "inner"): {"kind": "ddim", "eta": 0.0, "free_noise": False, "stride": False},
+    ("pc", "predictor"): {"kind": "ddim", "eta": 1.0, "free_noise": False, "stride": False},
     "rho": 7.0,
     ("lu", "rho"): 1.0,
     "start": 1.0,
@@ -420,6 +316,28 @@ _PLAIN: dict[Any, Any] = {
     "entries": 1000,
     "a": 0.6,
     ("beta", "b"): 0.6,
+    ("beta-noise", "b"): 0.6,
+    ("even", "last"): 1e-3,
+    ("dpm2", "eta"): 0.0,
+    ("dpm++single", "eta"): 0.0,
+    ("dpm++single", "k"): 2,
+    "heun": False,
+    "lower": False,
+    "euler_last": False,
+    "midpoint": False,
+    "free_noise": False,
+    "stride": False,
+    "twice": False,
+    "slope": "noise",
+    "spacing": "leading",
+    "offset": 0,
+    "closed": False,
+    "between": "entries",
+    "whole": False,
+    "told": "exact",
+    "end": "data",
+    "pure": False,
+    "steps": 50,
 }
 
 
@@ -437,15 +355,22 @@ def _described(asked: Mapping[str, Any]) -> None:
     """Raises SpecError where a part is no description: in a hand-written note it may be a name alone, which other readers take."""
     parts: list[tuple[str, Any, Any]] = [(name, asked.get(name), Mapping) for name in ("task", "sampler", "grid", "mix")]
     parts += [(name, asked.get(name), int) for name in ("count", "index")]
-    parts += [(name, asked.get(name), list | tuple) for name in ("prompt", "bends")]
-    parts += [("bends", bend, Mapping) for bend in (asked.get("bends") or () if isinstance(asked.get("bends"), list) else ())]
+    parts += [(name, asked.get(name), list | tuple) for name in ("prompt", "bends", "loras", "words")]
+    several = [(name, asked.get(name)) for name in ("bends", "loras", "words")]
+    parts += [(name, one, Mapping) for name, value in several if isinstance(value, list) for one in value]
     for name, value, shape in parts:
         if value is not None and not isinstance(value, shape):
             raise SpecError(f"request.{name}: not as a picture's note holds it (given: {str(value)[:60]!r})")
 
 
-def _theirs(kind: str | None, table: tuple[Names, ...]) -> str | None:
-    return next((row.a1111 for row in table if row.ours == kind and row.a1111), kind)
+def _theirs(spec: Mapping[str, Any], table: tuple[Names, ...]) -> str | None:
+    """A1111's name of a part, of several the one that says most of its fields; ours where it has none."""
+    fitting = [
+        row
+        for row in table
+        if row.ours == spec.get("kind") and row.a1111 and all(spec.get(k) == v for k, v in row.fields.items())
+    ]
+    return max(fitting, key=lambda row: len(row.fields)).a1111 if fitting else spec.get("kind")
 
 
 def _told(value: Any) -> str:
@@ -458,12 +383,12 @@ def _told(value: Any) -> str:
 
 # What is known and cannot be followed here, by the beginning of its name, with the reason.
 _REFUSED: dict[str, str] = {
-    "Hires": "there is no second pass at a larger size here",
-    "Denoising strength": "there is no second pass at a larger size here",
-    "First pass size": "there is no second pass at a larger size here",
+    "Hires": "the second pass is as the first here but for its size, strength and steps",
+    "Denoising strength": "the text asks for no second pass, and names no picture",
+    "First pass size": "Size says it",
     "Face restoration": "no face restoration here",
-    "Lora hashes": "adapters are not loaded by a picture's text",
-    "TI hashes": "textual inversions are not loaded by a picture's text",
+    "Lora hashes": "no such adapter is at hand: give its file with --lora",
+    "TI hashes": "no such learned word is at hand: give its file with --embedding",
     "Hypernet": "there are no hypernetworks here",
     "ENSD": "the noise of a seed is drawn by another generator here",
     "RNG": "the noise of a seed is drawn by another generator here",
@@ -473,7 +398,7 @@ _REFUSED: dict[str, str] = {
     "Masked": "the text does not hold the mask",
     "Conditional mask weight": "the text does not hold the mask",
     "Seed resize from": "noise is not resized here",
-    "Refiner": "there is no second model for the last steps here",
+    "Refiner": "the text does not say where its model lies: ask for the task refine",
     "Discard penultimate sigma": "grids leave no step out here",
     "NGMS": "guidance is skipped by times here, not by noise levels: mix.interval",
     "Skip Early CFG": "say it as mix.interval",
@@ -495,13 +420,16 @@ _FARTHEST = 4
 _MOST_STEPS, _MOST_SCALE, _WARMEST = 100_000, 1_000_000, 10
 
 
-def to_request(info: Infotext, model: Model, source: str | None = None) -> tuple[dict[str, Any], list[str]]:
+def to_request(
+    info: Infotext, model: Model, source: str | None = None, at_hand: Collection[str] = ()
+) -> tuple[dict[str, Any], list[str]]:
     """(request, reports): what a text asks for as fields of a request to `model`, and a line for all that it cannot be given.
 
     A field that can be followed is followed silently; one that is followed nearly, or not at all, has its line.
-    source: the seal of the picture it was made from, which a text with a denoising strength does not name.
+    source: the seal of the picture it was made from, which a text with a denoising strength does not name. at_hand: the names of the
+    adapters and learned words whose files are; of others it is told that they are left out.
     """
-    reader = _Reader(info, model, source)
+    reader = _Reader(info, model, source, at_hand)
     reader.read()
     return reader.given, reader.reports
 
@@ -509,8 +437,8 @@ def to_request(info: Infotext, model: Model, source: str | None = None) -> tuple
 class _Reader:
     """One translation under way."""
 
-    def __init__(self, info: Infotext, model: Model, picture: str | None) -> None:
-        self.info, self.model, self.picture = info, model, picture
+    def __init__(self, info: Infotext, model: Model, picture: str | None, at_hand: Collection[str] = ()) -> None:
+        self.info, self.model, self.picture, self.at_hand = info, model, picture, at_hand
         self.left = dict(info.settings)
         self.given: dict[str, Any] = {}
         self.reports: list[str] = []
@@ -519,6 +447,7 @@ class _Reader:
     def read(self) -> None:
         self.emphasis()
         self.given |= {"prompt": [self.words(self.info.prompt)], "negative": self.words(self.info.negative, "negative prompt")}
+        self.learned()
         self.whole("Steps", "steps", least=1, most=_MOST_STEPS)
         self.sampler()
         self.noise()
@@ -563,13 +492,45 @@ class _Reader:
         """The prompt without what is no words of it."""
         adapters = _ADAPTER.findall(text)
         for adapter in adapters:
-            self.say(name, adapter, "adapters are not loaded by a prompt here; it is left out")
+            if name != "prompt" or not self.worn(adapter):
+                self.say(name, adapter, "it is not at hand (--lora FILE) and left out")
             text = text.replace(adapter, "")
         for found in _SCHEDULED.findall(text) if self.given.get("emphasis", "a1111") == "a1111" and not self.native else ():
             self.say(name, found, "prompts do not change on the way here; its words are read as they stand")
         if re.search(r"\bAND\b", text) and not self.native:
             self.say(name, "AND", "prompts are not composed here; it is read as a word")
         return text.strip() if adapters else text
+
+    def worn(self, tag: str) -> bool:
+        """Take an adapter of the prompt over, if its file is at hand."""
+        from safelight.adapt.lora import tagged
+
+        try:
+            uses = tagged(tag)[1]
+        except SpecError:
+            return False
+        if not uses or uses[0].name not in self.at_hand:
+            return False
+        said = uses[0].model_dump(exclude_defaults=True)
+        self.given.setdefault("loras", []).append(said | self.hashed("Lora hashes", uses[0].name))
+        return True
+
+    def learned(self) -> None:
+        """Take the learned words over whose files are at hand; nothing but their hashes tells of them."""
+        there = [pair.partition(":")[0].strip() for pair in self.left.get("TI hashes", "").split(",")]
+        found = [{"name": name, **self.hashed("TI hashes", name)} for name in there if name in self.at_hand]
+        if found:
+            self.given["words"] = found
+
+    def hashed(self, setting: str, name: str) -> dict[str, str]:
+        """The hash that a setting says of a file, which is taken out of it."""
+        pairs = [pair.strip() for pair in self.left.get(setting, "").split(",")]
+        mine = next((pair for pair in pairs if pair.partition(":")[0].strip() == name), None)
+        if mine is None:
+            return {}
+        rest = ", ".join(pair for pair in pairs if pair != mine)
+        self.left = {k: rest if k == setting else v for k, v in self.left.items() if k != setting or rest}
+        return {"hash": mine.partition(":")[2].strip().lower()}
 
     def sampler(self) -> None:
         name, schedule = self.left.pop("Sampler", None), self.left.pop("Schedule type", "")
@@ -578,13 +539,15 @@ class _Reader:
                 self.say("Schedule type", schedule, "it names no sampler")
             return
         sampler: str | None = known(name, SAMPLERS) or name
-        grid: str | None = known(schedule, GRIDS) or schedule or None
-        if not self.native:
+        grid: dict[str, Any] | None
+        if self.native:
+            grid = {"kind": self.native_grid(schedule)} if schedule else None
+        else:
             sampler, grid = sampler_and_grid(name, schedule)
         if sampler is None or not self.exists("sampler", sampler):
             self.say("Sampler", name, f"there is none of that name here, the model's own is taken ({self.own('sampler')})")
             sampler = None
-        if grid is None or not self.exists("grid", grid):
+        if grid is None or not self.exists("grid", grid["kind"]):
             if schedule or sampler is not None:
                 self.say(
                     "Schedule type", schedule or "Automatic", f"not known here, the model's own is taken ({self.own('grid')})"
@@ -592,12 +555,20 @@ class _Reader:
             grid = None
         if sampler is not None:
             self.given["sampler"] = self.fields({"kind": sampler} | ({} if self.native else elsewhere(name)), "sampler")
+            if not self.native and names.discards(sampler):
+                self.reports.append(f"Sampler: {name} is followed nearly: {names.DISCARDED}")
         if grid is not None:
-            self.given["grid"] = self.fields({"kind": grid}, "grid")
-            if not self.native and grid in _NEARLY:
-                self.reports.append(
-                    f"Schedule type: {schedule or 'Automatic'} is followed nearly, as '{grid}': {_NEARLY[grid]}"
-                )
+            self.given["grid"] = self.fields(grid, "grid")
+            said = schedule if schedule.casefold() not in ("", "automatic") else names.automatic(sampler or "")
+            why = names.NEARLY.get(("A1111", (names.apart(name)[1] or said).casefold()))
+            if not self.native and why is not None:
+                self.reports.append(f"Schedule type: {schedule or 'Automatic'} is followed nearly, as '{grid['kind']}': {why}")
+
+    def native_grid(self, name: str) -> str:
+        """The kind of a grid in a text of ours: A1111's name stands for the kind that is nearest, with its fields for `published`."""
+        if any(_named("grid", "published", field) in self.left for field in _PUBLISHED):
+            return "published"
+        return name if self.exists("grid", name) else known(name, GRIDS) or name
 
     def exists(self, family: str, kind: str) -> bool:
         from safelight.spec import kinds
@@ -747,9 +718,12 @@ class _Reader:
         task = self.left.pop("Task", None) if self.native else None
         if task is not None and not (task == "image" and self.picture):
             self.say("Task", task, "the text does not hold its pictures and fields; only a picture with its note does")
-        if "Denoising strength" not in self.left or any(name.startswith("Hires") for name in self.left):
+        second = any(name in self.left for name in ("Hires upscaler", "Hires upscale", "Hires resize"))
+        if second or "Denoising strength" not in self.left:
             if self.picture:
                 self.reports.append("the picture given is not used: the text asks for no denoising of one")
+            if second:
+                self.second()
             return
         strength = self.number("Denoising strength")
         if strength is None:
@@ -760,6 +734,42 @@ class _Reader:
             self.say("Denoising strength", _told(strength), "it lies in 0..1")
         else:
             self.given["task"] = {"kind": "image", "picture": self.picture, "strength": strength}
+
+    def second(self) -> None:
+        """A second pass at a larger size ("hires. fix"): Size is that of the first."""
+        name = self.left.get("Hires upscaler", "Latent")
+        fields = next((fields for said, fields in names.UPSCALERS.items() if said.casefold() == name.casefold()), None)
+        height, width = self.given.get("size") or self.model.spec.size
+        target = self.enlarged(height, width)
+        if fields is None or target is None:
+            why = "there is no such upscaler here" if fields is None else "it says no larger size"
+            self.say("Hires upscaler", name, f"{why}; the picture is made in one pass")
+            for gone in [name for name in self.left if name.startswith(("Hires", "Denoising strength"))]:
+                del self.left[gone]
+            return
+        strength, steps = self.number("Denoising strength"), self.number("Hires steps")
+        for gone in ("Hires upscaler", "Hires upscale", "Hires resize", "First pass size"):
+            self.left.pop(gone, None)
+        if strength is not None and not 0 < strength <= 1:
+            self.say("Denoising strength", _told(strength), "it lies in 0..1, above 0")
+            strength = None
+        second: dict[str, Any] = {"strength": strength} if strength is not None else {}
+        if steps and steps == int(steps) and 1 <= steps <= _MOST_STEPS:
+            second["count"] = int(steps)
+        second |= {"steps": "exact", **fields}
+        self.given |= {"size": target, "task": {"kind": "hires", "first": [height, width], "second": second}}
+
+    def enlarged(self, height: int, width: int) -> list[int] | None:
+        """(height, width) of the second pass; None where the text gives none that is larger and can be made."""
+        match = re.fullmatch(r"\s*(\d{1,6})x(\d{1,6})\s*", self.left.get("Hires resize", ""))
+        try:
+            times = _finite(self.left["Hires upscale"]) if "Hires upscale" in self.left else 2.0
+        except ValueError:
+            return None
+        wide, high = (int(match[1]), int(match[2])) if match else (width * times, height * times)
+        stride = self.model.codec.stride
+        found = [int(v // stride) * stride for v in (high, wide)]
+        return found if height * width < found[0] * found[1] <= _FARTHEST**2 * height * width and min(found) > 0 else None
 
     def made_by(self) -> None:
         name, digits = self.left.get("Model"), self.left.get("Model hash")

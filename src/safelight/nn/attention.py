@@ -18,11 +18,15 @@ from safelight.spec import Spec, SpecError
 
 
 class Words(NamedTuple):
-    """What cross-attention needs of a text, computed once a run: k, v: (B, H, L, d); mask: (B, 1, 1, L) bool or None."""
+    """What cross-attention needs of a text, computed once a run: k, v: (B, H, L, d); mask: (B, 1, 1, L) bool or None.
+
+    also: what is looked at beside it, as (k, v, weight) each: pictures (nn/ip.py).
+    """
 
     k: Tensor
     v: Tensor
     mask: Tensor | None = None
+    also: tuple[tuple[Tensor, Tensor, float], ...] = ()
 
 
 class Attention(Spec, family="attention"):
@@ -88,12 +92,43 @@ class TransformerSpec(Attention, kind="transformer"):
     qk_norm: bool = Field(False, description="RMS-normalise q and k")
     norm: Norm = Field(GroupNormSpec(groups=32, eps=1e-6), description="the norm in front of all")
     places: bool = Field(False, description="tokens are told where they stand")
+    linear: bool = Field(
+        False,
+        description="the maps in and out act on tokens (Stable Diffusion 2 and XL), else on the picture as 1x1 convolutions",
+    )
+    itself: bool = Field(
+        True, description="a block's first attention is the picture's to itself, else it reads the text too, like the second"
+    )
 
     def make(self, width: int, norm: Norm, context: int = 0) -> nn.Module:
         """A `SpatialTransformer`. Raises SpecError when the head's width does not divide the width."""
         heads = self.heads or _heads(width, self.head_width)
         first = self.norm.make(width)
-        return SpatialTransformer(width, heads, self.head_width, first, self.depth, context, self.qk_norm, self.places)
+        return SpatialTransformer(
+            width, heads, self.head_width, first, self.depth, context, self.qk_norm, self.places, self.linear, self.itself
+        )
+
+
+class JoinedSpec(Attention, kind="joined-attention"):
+    """Attention over words and places at once: `softmax(q [k_text, k]^T / sqrt(d)) [v_text, v]`. Nichol et al. 2021 (GLIDE), section 3.1.
+
+    Pre-norm and residual, every map with a bias. DeepFloyd IF's, whose later stages read the words alone (`itself` False).
+    """
+
+    heads: int | None = Field(None, ge=1, description="number of heads; none: width / head_width")
+    head_width: int = Field(64, ge=1, description="channels of a head")
+    itself: bool = Field(True, description="the places are looked at too, else only the words")
+    words: Norm | None = Field(
+        None, description="a norm of the words, over groups of their features and all words; none: no norm"
+    )
+
+    def make(self, width: int, norm: Norm, context: int = 0) -> nn.Module:
+        """A `JoinedAttention`. Raises SpecError without a text, and when widths, heads and groups do not fit."""
+        if not context:
+            raise SpecError("attention: 'joined-attention' reads a text; give the network a context")
+        heads = self.heads or _heads(width, self.head_width)
+        words = nn.Identity() if self.words is None else self.words.make(context)
+        return JoinedAttention(width, heads, self.head_width, norm.make(width), words, context, self.itself)
 
 
 def _heads(width: int, head_width: int) -> int:
@@ -236,7 +271,80 @@ class LinearAttention(nn.Module):
         return x + self.norm_out(to_space(y, x))  # (B, C, *space)
 
 
-class SpatialTransformer(nn.Module):
+class Reader(nn.Module):
+    """What looks at words as well as at the picture: it makes of a text what it needs of it once a run, and is then given that."""
+
+    def read(self, tokens: Tensor, mask: Tensor | None) -> tuple[Words, ...]:
+        """tokens: (B, L, D), mask: (B, L) bool, True where a token counts. What `forward` takes as `words`."""
+        raise NotImplementedError
+
+
+class JoinedAttention(Reader):
+    """`x + out(softmax(q [k_text, k]^T / sqrt(d)) [v_text, v])`; see `JoinedSpec`."""
+
+    def __init__(
+        self, width: int, heads: int, head_width: int, norm: nn.Module, words: nn.Module, context: int, itself: bool = True
+    ) -> None:
+        super().__init__()
+        inner = heads * head_width
+        self.itself = itself
+        self.attend = Heads(heads, head_width)
+        self.norm, self.norm_words = norm, words
+        self.qkv = Pointwise(width, 3 * inner if itself else inner)
+        self.kv = nn.Linear(context, 2 * inner)
+        self.out = Pointwise(inner, width)
+
+    def read(self, tokens: Tensor, mask: Tensor | None) -> tuple[Words, ...]:
+        """tokens: (B, L, D). mask: (B, L) bool, True where a token counts; a text of which no token counts is read whole."""
+        n = self.norm_words(tokens.to(self.kv.weight.dtype).transpose(1, 2)).transpose(1, 2)  # (B, L, D)
+        k, v = self.kv(n).chunk(2, dim=2)  # 2 x (B, L, H d)
+        return (Words(self.attend.key(k), self.attend.value(v), None if mask is None else counted(mask)),)
+
+    def forward(self, x: Tensor, words: tuple[Words, ...] = ()) -> Tensor:
+        """x: (B, C, *space). words: from `read`. Returns the shape of x."""
+        (text,) = words
+        k, v, mask = text.k.expand(len(x), -1, -1, -1), text.v.expand(len(x), -1, -1, -1), text.mask  # 2 x (B, H, L, d)
+        q, *own = to_tokens(self.qkv(self.norm(x))).chunk(3 if self.itself else 1, dim=2)  # (B, N, H d) each
+        if own:
+            k, v = (
+                torch.cat((k, self.attend.key(own[0])), dim=2),
+                torch.cat((v, self.attend.value(own[1])), dim=2),
+            )  # (B, H, L + N, d)
+            mask = None if mask is None else F.pad(mask, (0, own[0].shape[1]), value=True)  # (B, 1, 1, L + N)
+        return x + self.out(to_space(self.attend(self.attend.query(q), k, v, mask), x))  # (B, C, *space)
+
+
+class TextPool(nn.Module):
+    """Words become one vector: `norm(W pool(norm(c)))`, pool being attention in which their mean, at a learned place, asks them all.
+
+    Radford et al. 2021 (CLIP), section 2.4, as DeepFloyd IF has it: the mean itself is among those that answer.
+    """
+
+    def __init__(self, context: int, width: int, heads: int) -> None:
+        super().__init__()
+        self.attend = Heads(heads, context // heads)
+        self.norm1 = nn.LayerNorm(context)
+        self.place = nn.Parameter(torch.randn(1, context) / context**0.5)
+        self.q = nn.Linear(context, context)
+        self.kv = nn.Linear(context, 2 * context)
+        self.out = nn.Linear(context, width)
+        self.norm2 = nn.LayerNorm(width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens: (B, L, D). Returns (B, width)."""
+        c = self.norm1(tokens)  # (B, L, D)
+        mean = c.mean(dim=1, keepdim=True) + self.place  # (B, 1, D)
+        k, v = self.kv(torch.cat((mean, c), dim=1)).chunk(2, dim=2)  # 2 x (B, 1 + L, D)
+        y = self.attend(self.attend.query(self.q(mean)), self.attend.key(k), self.attend.value(v))  # (B, 1, D)
+        return self.norm2(self.out(y[:, 0]))  # (B, width)
+
+
+def counted(mask: Tensor) -> Tensor:
+    """mask: (B, L) bool, True where a token counts -> (B, 1, 1, L), all of it where none does: softmax over nothing would be NaN."""
+    return (mask | ~mask.any(dim=1, keepdim=True))[:, None, None, :]
+
+
+class SpatialTransformer(Reader):
     """`x + out(blocks(in(norm(x))))`, the blocks being `TransformerBlock`s on places as tokens; see `TransformerSpec`."""
 
     def __init__(
@@ -249,54 +357,70 @@ class SpatialTransformer(nn.Module):
         context: int = 0,
         qk_norm: bool = False,
         places: bool = False,
+        linear: bool = False,
+        itself: bool = True,
     ) -> None:
         super().__init__()
         inner = heads * head_width
-        self.norm = norm
-        self.proj_in = Pointwise(width, inner)
+        self.norm, self.linear = norm, linear
+        project = nn.Linear if linear else Pointwise
+        self.proj_in = project(width, inner)
         self.place = nn.Linear(inner, inner, bias=False) if places else None
         if self.place is not None:
             nn.init.zeros_(self.place.weight)
-        self.blocks = nn.ModuleList(TransformerBlock(inner, heads, context, qk_norm) for _ in range(depth))
-        self.proj_out = Pointwise(inner, width)
+        self.blocks = nn.ModuleList(TransformerBlock(inner, heads, context, qk_norm, itself) for _ in range(depth))
+        self.proj_out = project(inner, width)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
     def read(self, tokens: Tensor, mask: Tensor | None) -> tuple[Words, ...]:
-        """tokens: (B, L, D), mask: (B, L). The keys and values of each block's cross-attention, which no picture changes."""
-        crosses = (block.cross for block in self.blocks)
+        """tokens: (B, L, D), mask: (B, L). The keys and values of all cross-attentions, in the order of the blocks."""
+        crosses = (cross for block in self.blocks for cross in (block.first, block.cross))
         return tuple(cross.read(tokens, mask) for cross in crosses if isinstance(cross, CrossAttention))
 
     def forward(self, x: Tensor, words: tuple[Words, ...] = ()) -> Tensor:
-        """x: (B, C, *space). words: from `read`, one a block. Returns the same shape as x."""
-        y = to_tokens(self.proj_in(self.norm(x)))  # (B, N, H d)
+        """x: (B, C, *space). words: from `read`, as many a block. Returns the same shape as x."""
+        n = self.norm(x)  # (B, C, *space)
+        y = self.proj_in(to_tokens(n)) if self.linear else to_tokens(self.proj_in(n))  # (B, N, H d)
         if self.place is not None:
             y = y + self.place(positions(x.shape[2:], y.shape[2], y))  # (B, N, H d)
+        each = len(words) // len(self.blocks)
         for i, block in enumerate(self.blocks):
-            y = block(y, words[i] if words else None)  # (B, N, H d)
-        return x + self.proj_out(to_space(y, x))  # (B, C, *space)
+            y = block(y, words[i * each : (i + 1) * each])  # (B, N, H d)
+        return x + (to_space(self.proj_out(y), x) if self.linear else self.proj_out(to_space(y, x)))  # (B, C, *space)
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm self-attention, cross-attention, feed-forward, each residual. Rombach et al. 2022, appendix E.2.1."""
+    """Pre-norm self-attention, cross-attention, feed-forward, each residual. Rombach et al. 2022, appendix E.2.1.
 
-    def __init__(self, width: int, heads: int, context: int = 0, qk_norm: bool = False) -> None:
+    `itself` False: the first is a cross-attention as well, as in Stable Diffusion's upscaler.
+    """
+
+    def __init__(self, width: int, heads: int, context: int = 0, qk_norm: bool = False, itself: bool = True) -> None:
         super().__init__()
-        self.attend = Heads(heads, width // heads, qk_norm)
+        if not itself and not context:
+            raise SpecError("attention.itself: false needs a text to read; give the network a context")
+        if itself:
+            self.attend = Heads(heads, width // heads, qk_norm)
         self.norm1, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width) if context else None
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width)
+        if itself:
+            self.qkv = nn.Linear(width, 3 * width, bias=False)
+            self.out = nn.Linear(width, width)
+        self.first = None if itself else CrossAttention(width, heads, context, qk_norm)
         self.cross = CrossAttention(width, heads, context, qk_norm) if context else None
         self.feed = GEGLU(width)
 
-    def forward(self, y: Tensor, words: Words | None = None) -> Tensor:
-        """y: (B, N, C). words: the text's keys and values. Returns (B, N, C)."""
-        q, k, v = self.qkv(self.norm1(y)).chunk(3, dim=2)  # 3 x (B, N, C)
-        q, k, v = self.attend.query(q), self.attend.key(k), self.attend.value(v)  # 3 x (B, H, N, d)
-        y = y + self.out(self.attend(q, k, v))  # (B, N, C)
-        if self.cross is not None and self.norm2 is not None and words is not None:
-            y = y + self.cross(self.norm2(y), words)  # (B, N, C)
+    def forward(self, y: Tensor, words: tuple[Words, ...] = ()) -> Tensor:
+        """y: (B, N, C). words: the text's keys and values, for each cross-attention. Returns (B, N, C)."""
+        if self.first is not None:
+            y = y + self.first(self.norm1(y), words[0])  # (B, N, C)
+        else:
+            q, k, v = self.qkv(self.norm1(y)).chunk(3, dim=2)  # 3 x (B, N, C)
+            q, k, v = self.attend.query(q), self.attend.key(k), self.attend.value(v)  # 3 x (B, H, N, d)
+            y = y + self.out(self.attend(q, k, v))  # (B, N, C)
+        if self.cross is not None and self.norm2 is not None and words:
+            y = y + self.cross(self.norm2(y), words[-1])  # (B, N, C)
         return y + self.feed(self.norm3(y))  # (B, N, C)
 
 
@@ -313,13 +437,15 @@ class CrossAttention(nn.Module):
     def read(self, tokens: Tensor, mask: Tensor | None = None) -> Words:
         """tokens: (B, L, D). mask: (B, L) bool, True where a token counts. A text of which no token counts is read whole."""
         k, v = self.kv(tokens.to(self.kv.weight.dtype)).chunk(2, dim=2)  # 2 x (B, L, C)
-        if mask is not None:
-            mask = (mask | ~mask.any(dim=1, keepdim=True))[:, None, None, :]  # (B, 1, 1, L); softmax over nothing would be NaN
-        return Words(self.attend.key(k), self.attend.value(v), mask)  # (B, H, L, d)
+        return Words(self.attend.key(k), self.attend.value(v), None if mask is None else counted(mask))  # (B, H, L, d)
 
     def forward(self, y: Tensor, words: Words) -> Tensor:
         """y: (B, N, C). Returns (B, N, C)."""
-        return self.out(self.attend(self.attend.query(self.q(y)), *words))  # (B, N, C)
+        q = self.attend.query(self.q(y))  # (B, H, N, d)
+        seen = self.attend(q, words.k, words.v, words.mask)  # (B, N, C)
+        for k, v, weight in words.also:
+            seen = seen + weight * self.attend(q, k, v)  # (B, N, C)
+        return self.out(seen)  # (B, N, C)
 
     def weights(self, y: Tensor, words: Words) -> Tensor:
         """y: (B, N, C). The softmax that `forward` multiplies v with, in float32: (B, H, N, L), 1 in all over L at every place."""

@@ -1,9 +1,9 @@
 """The convolutional encoder and decoder of latent diffusion's first stage.
 
 Rombach et al. 2022, "High-resolution image synthesis with latent diffusion models", section 3.1 and appendix G: levels of
-residual blocks, each level half the size of the one before, a middle with optional attention. Beside the published shape
-(`patch=1, fold=False, groups=32, attention=True, mix=True`; Stable Diffusion 1 has `widths=(128, 256, 512, 512), blocks=2`)
-there are three choices that make a small one fast and local:
+residual blocks, each level half the size of the one before, a middle with optional attention, and attention on the levels
+that ask for it. Beside the published shape (`patch=1, fold=False, groups=32, attention=True, mix=True`; Stable Diffusion has
+`widths=(128, 256, 512, 512), blocks=2`) there are three choices that make a small one fast and local:
 
 * `patch=p` folds p x p pixels into channels before the first convolution (pixel-unshuffle; Shi et al. 2016, eq. 4), so no
   convolution runs at full size;
@@ -138,22 +138,41 @@ class Middle(nn.Sequential):
         )
 
 
+def _blocks(c: int, d: int, n: int, groups: int, attend: bool) -> list[nn.Module]:
+    """n residual blocks from c to d channels, each with an attention behind it where the level attends."""
+    blocks: list[nn.Module] = []
+    for j in range(n):
+        blocks += [Residual(d if j else c, d, groups), *([Attention(d, groups)] if attend else [])]
+    return blocks
+
+
 class Encoder(nn.Module):
     """Pixels (B, channels, H, W) -> features (B, out, H/f, W/f), f = patch * 2^(len(widths) - 1); H and W are multiples of f.
 
     blocks: residual blocks a level. out: 2z for a diagonal Gaussian of z channels, z for a codebook. fold: between levels
-    `Fold`, otherwise `Down`. attention: a `Middle` after the levels.
+    `Fold`, otherwise `Down`. attention: a `Middle` after the levels. attend: the levels, 0 the largest, with attention behind
+    each of their blocks.
     """
 
     def __init__(
-        self, channels: int, out: int, widths: Sequence[int], blocks: int, patch: int, groups: int, fold: bool, attention: bool
+        self,
+        channels: int,
+        out: int,
+        widths: Sequence[int],
+        blocks: int,
+        patch: int,
+        groups: int,
+        fold: bool,
+        attention: bool,
+        attend: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        self.patch, self.blocks, self.fold, self.local = patch, blocks, fold, groups == 0 and not attention
+        self.patch, self.blocks, self.fold = patch, blocks, fold
+        self.local = groups == 0 and not attention and not attend
         self.stem = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
         levels, c = [], widths[0]
         for i, d in enumerate(widths):
-            level: list[nn.Module] = [Residual(c if j == 0 else d, d, groups) for j in range(blocks)]
+            level = _blocks(c, d, blocks, groups, i in attend)
             c = d
             if i + 1 < len(widths):
                 c = widths[i + 1] if fold else d
@@ -201,15 +220,17 @@ class Decoder(nn.Module):
         groups: int,
         fold: bool,
         attention: bool,
+        attend: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        self.patch, self.blocks, self.fold, self.local = patch, blocks + 1, fold, groups == 0 and not attention
+        self.patch, self.blocks, self.fold = patch, blocks + 1, fold
+        self.local = groups == 0 and not attention and not attend
         c = widths[-1]
         self.stem = nn.Conv2d(latents, c, 3, padding=1)
         self.middle = Middle(c, groups) if attention else nn.Identity()
         levels = []
         for i, d in reversed(list(enumerate(widths))):
-            level: list[nn.Module] = [Residual(c if j == 0 else d, d, groups) for j in range(blocks + 1)]
+            level = _blocks(c, d, blocks + 1, groups, i in attend)
             c = d
             if i:
                 c = widths[i - 1] if fold else d

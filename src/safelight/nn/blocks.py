@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from safelight.nn.norm import Norm
-from safelight.spec import Spec
+from safelight.spec import Spec, SpecError
 
 _CONV: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _CONV_T: dict[int, type[nn.ConvTranspose1d] | type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
@@ -21,6 +21,7 @@ _CONV_T: dict[int, type[nn.ConvTranspose1d] | type[nn.ConvTranspose2d] | type[nn
     3: nn.ConvTranspose3d,
 }
 
+_MEAN = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
@@ -57,8 +58,11 @@ class Block(Spec, family="block"):
 
     gelu: bool = False
 
-    def make(self, dims: int, inp: int, out: int, norm: Norm, timed: bool = True) -> TimedBlock:
-        """The module from `inp` to `out` channels; `timed` False: it is not told the noise level."""
+    def make(self, dims: int, inp: int, out: int, norm: Norm, timed: bool = True, resample: int = 0) -> TimedBlock:
+        """The module from `inp` to `out` channels; `timed` False: it is not told the noise level.
+
+        resample: -1 halves, +1 doubles the resolution within the block. Raises SpecError of a kind that cannot.
+        """
         raise NotImplementedError(type(self).__name__)
 
 
@@ -72,10 +76,15 @@ class ResnetSpec(Block, kind="resnet"):
     scale_shift: bool = Field(True, description="the time scales and shifts the second norm, else it is added")
     dropout: float = Field(0.0, ge=0, lt=1, description="before the last convolution")
     zero: bool = Field(True, description="the last convolution starts at zero")
+    inner_gelu: bool = Field(False, description="GELU within the block, else SiLU")
+    divide: float = Field(1.0, gt=0, description="the sum of both ways is divided by it: sqrt 2 keeps the variance")
 
-    def make(self, dims: int, inp: int, out: int, norm: Norm, timed: bool = True) -> TimedBlock:
+    def make(self, dims: int, inp: int, out: int, norm: Norm, timed: bool = True, resample: int = 0) -> TimedBlock:
         """A `ResnetBlock`."""
-        return ResnetBlock(dims, inp, out, norm.make(inp), norm.make(out), timed, self.scale_shift, self.dropout, self.zero)
+        return ResnetBlock(
+            dims, inp, out, norm.make(inp), norm.make(out), timed, self.scale_shift, self.dropout, self.zero, resample,
+            self.inner_gelu, self.divide,
+        )  # fmt: skip
 
 
 class PostNormResnetSpec(Block, kind="resnet-postnorm"):
@@ -87,8 +96,9 @@ class PostNormResnetSpec(Block, kind="resnet-postnorm"):
     scale_shift: bool = Field(True, description="the time scales and shifts the first norm, else it is added after it")
     dropout: float = Field(0.0, ge=0, lt=1, description="between the two halves")
 
-    def make(self, dims: int, inp: int, out: int, norm: Norm, timed: bool = True) -> TimedBlock:
+    def make(self, dims: int, inp: int, out: int, norm: Norm, timed: bool = True, resample: int = 0) -> TimedBlock:
         """A `PostNormResnetBlock`."""
+        _whole(self, resample)
         return PostNormResnetBlock(dims, inp, out, norm.make(out), norm.make(out), timed, self.scale_shift, self.dropout)
 
 
@@ -103,10 +113,16 @@ class ConvNextSpec(Block, kind="convnext"):
     kernel: int = Field(7, ge=1, description="size of the depthwise convolution, odd")
     dropout: float = Field(0.0, ge=0, lt=1, description="before the last convolution")
 
-    def make(self, dims: int, inp: int, out: int, norm: Norm, timed: bool = True) -> TimedBlock:
+    def make(self, dims: int, inp: int, out: int, norm: Norm, timed: bool = True, resample: int = 0) -> TimedBlock:
         """A `ConvNextBlock`."""
+        _whole(self, resample)
         wide = out * self.mult
         return ConvNextBlock(dims, inp, out, wide, norm.make(inp), norm.make(wide), timed, self.kernel, self.dropout)
+
+
+def _whole(block: Block, resample: int) -> None:
+    if resample:
+        raise SpecError(f"block '{block.kind}' cannot change the resolution: choose 'resnet', or another down and up")
 
 
 class TimedBlock(nn.Module):
@@ -116,7 +132,11 @@ class TimedBlock(nn.Module):
 
 
 class ResnetBlock(TimedBlock):
-    """`x + conv(silu(norm(conv(silu(norm(x))) [+ time]) [* (1 + scale) + shift]))`; see `ResnetSpec`."""
+    """`x + conv(silu(norm(conv(silu(norm(x))) [+ time]) [* (1 + scale) + shift]))`; see `ResnetSpec`.
+
+    resample: -1 halves by the mean of each cell, +1 doubles by repeating, x and what the first convolution sees alike (Dhariwal
+    and Nichol 2021, section 3).
+    """
 
     def __init__(
         self,
@@ -129,9 +149,13 @@ class ResnetBlock(TimedBlock):
         scale_shift: bool = True,
         dropout: float = 0.0,
         zero: bool = False,
+        resample: int = 0,
+        inner_gelu: bool = False,
+        divide: float = 1.0,
     ) -> None:
         super().__init__()
-        self.scale_shift = scale_shift
+        self.scale_shift, self.resample, self.divide = scale_shift, resample, divide
+        self.act = F.gelu if inner_gelu else F.silu
         self.told = (2 * out if scale_shift else out) if timed else 0
         self.norm1, self.conv1 = norm1, conv(dims, inp, out)
         self.norm2, self.conv2 = norm2, conv(dims, out, out)
@@ -143,14 +167,25 @@ class ResnetBlock(TimedBlock):
 
     def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:
         """x: (B, C_in, *space). told: (B or 1, self.told). Returns (B, C_out, *space)."""
-        h = self.conv1(F.silu(self.norm1(x)))  # (B, C_out, *space)
+        h = self.act(self.norm1(x))  # (B, C_in, *space)
+        if self.resample:
+            x, h = resized(x, self.resample), resized(h, self.resample)  # 2 x (B, C_in, *space / 2 or * 2)
+        h = self.conv1(h)  # (B, C_out, *space)
         if told is None:
             h = self.norm2(h)  # (B, C_out, *space)
         elif self.scale_shift:
             h = self.norm2(h, *told.chunk(2, dim=1))  # (B, C_out, *space)
         else:
             h = self.norm2(h + spread(told, h))  # (B, C_out, *space)
-        return self.short(x) + self.conv2(self.dropout(F.silu(h)))  # (B, C_out, *space)
+        y = self.short(x) + self.conv2(self.dropout(self.act(h)))  # (B, C_out, *space)
+        return y if self.divide == 1 else y / self.divide
+
+
+def resized(x: Tensor, resample: int) -> Tensor:
+    """x: (B, C, *space) with every dimension of space halved (-1, by means; even sizes) or doubled (+1, by repeating)."""
+    if resample > 0:
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
+    return _MEAN[x.ndim - 2](x, 2)
 
 
 class PostNormResnetBlock(TimedBlock):
@@ -228,13 +263,26 @@ class Down(Spec, family="down"):
 
 
 class ConvDown(Down, kind="conv-down"):
-    """A convolution of stride 2 with one zero around: kernel 3 as in DDPM, 4 as in the first tutorial."""
+    """A convolution of stride 2 with one zero around: kernel 3 as in ADM and Stable Diffusion, 4 as in the first tutorial."""
 
     kernel: int = Field(3, ge=3, le=4, description="3 or 4")
+    after: bool = Field(False, description="the zeros are only behind the picture, none in front, as in DDPM; for kernel 3")
 
     def make(self, dims: int, inp: int, out: int) -> nn.Module:
-        """The strided convolution."""
-        return conv(dims, inp, out, self.kernel, stride=2)
+        """The strided convolution. Raises SpecError of zeros behind only with kernel 4."""
+        if not self.after:
+            return conv(dims, inp, out, self.kernel, stride=2)
+        if self.kernel != 3:
+            raise SpecError("down.after: zeros behind the picture only are for kernel 3")
+        return ConvAfter(dims, inp, out)
+
+
+class BlockDown(Down, kind="block-down"):
+    """A U-Net's block halves the resolution within itself, hearing the time. Dhariwal and Nichol 2021 (ADM), section 3."""
+
+    def make(self, dims: int, inp: int, out: int) -> nn.Module:
+        """There is none: raises SpecError, as only a block of a U-Net can do it."""
+        raise SpecError("down: 'block-down' is done by the blocks of a U-Net; choose 'conv-down' here")
 
 
 class UnshuffleDown(Down, kind="unshuffle-down"):
@@ -261,12 +309,32 @@ class NearestUp(Up, kind="nearest-up"):
         return Nearest(dims, inp, out)
 
 
+class BlockUp(Up, kind="block-up"):
+    """A U-Net's block doubles the resolution within itself, hearing the time. Dhariwal and Nichol 2021 (ADM), section 3."""
+
+    def make(self, dims: int, inp: int, out: int) -> nn.Module:
+        """There is none: raises SpecError, as only a block of a U-Net can do it."""
+        raise SpecError("up: 'block-up' is done by the blocks of a U-Net; choose 'nearest-up' here")
+
+
 class TransposedUp(Up, kind="transposed-up"):
     """A transposed convolution, kernel 4, stride 2, as in the first tutorial."""
 
     def make(self, dims: int, inp: int, out: int) -> nn.Module:
         """The transposed convolution."""
         return _CONV_T[dims](inp, out, 4, stride=2, padding=1)
+
+
+class ConvAfter(nn.Module):
+    """`y = conv(x, 0)`: kernel 3, stride 2, one zero behind each dimension of space. Ho et al. 2020 (their code)."""
+
+    def __init__(self, dims: int, inp: int, out: int) -> None:
+        super().__init__()
+        self.conv = _CONV[dims](inp, out, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, *space), even sizes. Returns (B, C_out, *space / 2)."""
+        return self.conv(F.pad(x, (0, 1) * (x.ndim - 2)))  # (B, C_out, *space / 2)
 
 
 class Unshuffle(nn.Module):
@@ -289,16 +357,21 @@ class Nearest(nn.Module):
 
     Computed as the transposed convolution of kernel 4 and stride 2 that it equals: along one dimension output 2i sees
     `k_0 x_(i-1) + (k_1 + k_2) x_i`, output 2i + 1 `(k_0 + k_1) x_i + k_2 x_(i+1)`. It has 4/9 of the products in two dimensions
-    (measured: 0.54 to 0.65 of the time of a training step), and the doubled picture is never made.
+    (measured: 0.54 to 0.65 of the time of a training step), and the doubled picture is never made; but where it is cut, at odd sizes.
     """
 
     def __init__(self, dims: int, inp: int, out: int) -> None:
         super().__init__()
         self.conv = conv(dims, inp, out)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (B, C, *space). Returns (B, C_out, *space * 2)."""
+    def forward(self, x: Tensor, size: torch.Size | None = None) -> Tensor:
+        """x: (B, C, *space). Returns (B, C_out, *space * 2), or of `size` in space, each twice that of x or one less."""
         dims = x.ndim - 2
+        if size is not None and any(n != 2 * m for n, m in zip(size, x.shape[2:], strict=True)):
+            x = resized(x, 1)  # (B, C, *space * 2)
+            for i, n in enumerate(size, start=2):
+                x = x.narrow(i, 0, n)
+            return self.conv(x)  # (B, C_out, *size)
         w: Tensor = self.conv.weight  # type: ignore[assignment]  # (C_out, C, 3, ...)
         bias: Tensor = self.conv.bias  # type: ignore[assignment]
         for _ in range(dims):

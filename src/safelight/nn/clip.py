@@ -42,16 +42,17 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x)), the MLP four times as wide."""
+    """A pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x)), the MLP `inner` wide (default: four times)."""
 
-    def __init__(self, width: int, heads: int, quick: bool) -> None:
+    def __init__(self, width: int, heads: int, quick: bool, inner: int | None = None) -> None:
         super().__init__()
+        inner = inner or 4 * width
         self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
         self.norm2 = nn.LayerNorm(width)
         self.fc1, self.act, self.fc2 = (
-            nn.Linear(width, 4 * width),
+            nn.Linear(width, inner),
             QuickGELU() if quick else nn.GELU(),
-            nn.Linear(4 * width, width),
+            nn.Linear(inner, width),
         )
 
     def forward(self, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
@@ -80,7 +81,7 @@ class TextTower(nn.Module):
 
     vocabulary: how many ids. length: positions there are, L <= length. end: the id that closes a text; its first occurrence
     is where the pooled state is read. quick: QuickGELU. causal: a token sees itself and those before (as published); otherwise
-    every token sees the whole text up to `end`, and the states behind it mean nothing.
+    every token sees the whole text up to `end`, and the states behind it mean nothing. inner: width within a block's MLP.
     """
 
     def __init__(
@@ -93,21 +94,24 @@ class TextTower(nn.Module):
         end: int,
         quick: bool = False,
         causal: bool = True,
+        inner: int | None = None,
     ) -> None:
         super().__init__()
         self.length, self.end, self.causal = length, end, causal
         self.token = nn.Embedding(vocabulary, width)
         self.position = nn.Parameter(torch.empty(length, width))
-        blocks = [Block(width, heads, quick) for _ in range(layers)]
+        blocks = [Block(width, heads, quick, inner) for _ in range(layers)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width)
         nn.init.normal_(self.token.weight, std=0.02)
         nn.init.normal_(self.position, std=0.01)
         initialise(blocks, width)
 
-    def forward(self, ids: Tensor, skip: int = 0, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, ids: Tensor, skip: int = 0, hidden: Tensor | None = None, *, raw: bool = False) -> tuple[Tensor, Tensor]:
         """skip: leave out the last blocks ("clip skip" minus one); the last norm applies all the same.
 
+        raw: the states are those before the blocks left out and without the last norm, the pooled one is read behind all blocks and
+        the norm (SDXL's way; Podell et al. 2023, section 2.1).
         hidden: (B, L) bool, True for tokens that no token may look at, itself included. Raises ValueError when L exceeds the window.
         """
         if ids.shape[1] > self.length:
@@ -121,10 +125,16 @@ class TextTower(nn.Module):
             seen = place <= place[:, None] if mask is None else mask  # (L, L) or (B, 1, 1, L)
             mask = seen & ~hidden[:, None, None]  # (B, 1, L or 1, L)
         h = self.token(ids) + self.position[: ids.shape[1]]  # (B, L, W)
-        for block in self.blocks[: len(self.blocks) - skip]:
+        kept = len(self.blocks) - skip
+        for block in self.blocks[:kept]:
             h = block(h, mask, self.causal and hidden is None)  # (B, L, W)
-        h = self.norm(h)
-        return h, h[torch.arange(len(h), device=h.device), close]  # (B, L, W), (B, W)
+        states = h if raw else self.norm(h)
+        last = states
+        if raw:
+            for block in self.blocks[kept:]:
+                h = block(h, mask, self.causal and hidden is None)
+            last = self.norm(h)
+        return states, last[torch.arange(len(h), device=h.device), close]  # (B, L, W), (B, W)
 
 
 def stem(channels: int, patch: int, width: int) -> nn.Sequential:
@@ -147,7 +157,8 @@ class ImageTower(nn.Module):
     """Pictures (B, channels, size, size) -> states of class token and patches (B, 1 + n, width), and the pooled one (B, width).
 
     A vision transformer (Dosovitskiy et al. 2021) with CLIP's extra norm before the blocks; the pooled state is the class
-    token's after the last norm. early: patches are made by convolutions, see `stem`, instead of one linear map.
+    token's after the last norm. early: patches are made by convolutions, see `stem`, instead of one linear map. inner: width within a
+    block's MLP (default: four times).
     """
 
     def __init__(
@@ -160,6 +171,7 @@ class ImageTower(nn.Module):
         heads: int,
         quick: bool = False,
         early: bool = False,
+        inner: int | None = None,
     ) -> None:
         super().__init__()
         if size % patch:
@@ -169,7 +181,7 @@ class ImageTower(nn.Module):
         self.first = nn.Parameter(torch.empty(width))
         self.position = nn.Parameter(torch.empty((size // patch) ** 2 + 1, width))
         self.before = nn.LayerNorm(width)
-        blocks = [Block(width, heads, quick) for _ in range(layers)]
+        blocks = [Block(width, heads, quick, inner) for _ in range(layers)]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width)
         nn.init.normal_(self.first, std=width**-0.5)

@@ -7,7 +7,7 @@ Here is what all of them share. How the blocks hear of noise level, class and te
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from safelight.nn.attention import Heads
-from safelight.nn.embed import Embedding, SinusoidSpec
+from safelight.nn.embed import Embedding, Sinusoid, SinusoidSpec
 from safelight.nn.network import NetworkSpec, Output
 from safelight.nn.pad import crop_to, joined, pad_to
 from safelight.nn.places import positions
@@ -25,7 +25,12 @@ from safelight.spec import Spec, SpecError
 
 
 class DiTBlock(Spec, family="dit-block"):
-    """How the blocks of a diffusion transformer hear of the noise level, the class and the text."""
+    """How the blocks of a diffusion transformer hear of the noise level, the class and the text.
+
+    each: whether its blocks can embed the noise level each for itself (`DiTSpec.each`).
+    """
+
+    each: ClassVar[bool] = False
 
     def network(self, spec: DiTSpec) -> DiT:
         """A `DiT` of such blocks with fresh weights."""
@@ -51,8 +56,20 @@ class DiTSpec(NetworkSpec, kind="dit"):
     mlp: float = Field(4.0, gt=0, description="width of the feed-forward layer, in widths")
     qk_norm: bool = Field(False, description="RMS-normalise q and k")
     spacing: float = Field(1.0, gt=0, description="between neighbouring patches' positions; 0.5 in PixArt-alpha at 1024")
+    span: int = Field(
+        0, ge=0, description="patches on whose positions a side of any length is stretched or squeezed; 0: as they are counted"
+    )
     embedding: Embedding = SinusoidSpec(width=256, closed=False, cos_first=True)
     block: DiTBlock = Field("adaln-zero", validate_default=True, description="how the blocks hear of noise, class and text")
+    eps: tuple[float, float] = Field((1e-6, 1e-6), description="of the two norms of a block whose norms are told what to do")
+    sizes: bool = Field(
+        False,
+        description="Cond.vector is (height, width, height / width) in pixels (cond 3), each embedded to a third of the width",
+    )
+    each: bool = Field(
+        False,
+        description="every block embeds the noise level and hears a vector of its own (cond: depth times the width, or 0)",
+    )
 
     @classmethod
     def preset(
@@ -83,19 +100,28 @@ class DiTSpec(NetworkSpec, kind="dit"):
         )
 
     @classmethod
-    def pixart(cls) -> Self:
-        """PixArt-alpha for 256 and 512 pixels (Chen et al. 2023, section 2.3): XL/2, adaLN-single, T5 states of width 4096. 611 M.
+    def pixart(cls, size: Literal[256, 512, 1024] = 512) -> Self:
+        """PixArt-alpha (Chen et al. 2023, section 2.3): XL/2, adaLN-single, T5 states of width 4096. 611 M parameters.
 
-        The one for 1024 has spacing 0.5, and is told a vector of size and aspect ratio (cond 1152, cond_linear False).
+        size: of the pictures it was trained on. The one for 1024 is told their height, width and aspect ratio too.
         """
-        return cls.preset("XL", cond=0, context=4096, block="adaln-single")
+        plain = cls.preset("XL", cond=0, context=4096, block="adaln-single")
+        large = size == 1024
+        told = {"cond": 3, "sizes": True, "spacing": 0.5} if large else {}
+        return cls(**{**dict(plain), "span": size // 16, **told})
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.width % self.heads:
             raise ValueError(f"heads: {self.heads} do not divide the width {self.width}")
-        if self.cond and not self.cond_linear and self.cond != self.width:
-            raise ValueError(f"cond is {self.cond}: without cond_linear it must be the width, {self.width}")
+        if self.sizes and (self.cond != 3 or self.width % 3 or self.each):
+            raise ValueError(f"sizes needs cond 3, a width that 3 divides and each False, not {self.cond} and {self.width}")
+        if self.each and not getattr(self.block, "each", False):
+            raise ValueError(f"each: a block '{self.block.kind}' has no embedding of its own; 'adaln' and 'adaln-zero' can")
+        own = self.depth * self.width if self.each else self.width
+        if self.cond and (self.each or not (self.cond_linear or self.sizes)) and self.cond != own:
+            what = "with each it must be depth times the width" if self.each else "without cond_linear it must be the width"
+            raise ValueError(f"cond is {self.cond}: {what}, {own}")
         return self
 
     def build(self) -> DiT:
@@ -117,8 +143,13 @@ class DiT(ToldNetwork):
         self.spec = spec
         p, width, out = spec.patch, spec.width, spec.channels * (2 if spec.learned_variance else 1)
         self.embedding = spec.embedding.make()
-        self.time = nn.Sequential(nn.Linear(spec.embedding.width, width), nn.SiLU(), nn.Linear(width, width))
-        self.cond = (nn.Linear(spec.cond, width) if spec.cond_linear else nn.Identity()) if spec.cond else None
+        waves = spec.embedding.width
+        self.time = Abreast(two_layers(waves, width) for _ in range(spec.depth)) if spec.each else two_layers(waves, width)
+        self.cond: nn.Module | None = None
+        if spec.sizes:
+            self.cond = Sizes(width)
+        elif spec.cond:
+            self.cond = nn.Linear(spec.cond, width) if spec.cond_linear and not spec.each else nn.Identity()
         self.caption = (
             nn.Sequential(nn.Linear(spec.context, width), nn.GELU(approximate="tanh"), nn.Linear(width, width))
             if spec.context
@@ -129,7 +160,10 @@ class DiT(ToldNetwork):
         self.last = nn.Linear(width, p * p * out)
 
     def hear(self, time: Tensor, vector: Tensor | None) -> Told:
-        """time, vector: (n, width) each, the second None without a condition. What the blocks and the last norm are told."""
+        """time, vector: (n, width) each, the second None without a condition. What the blocks and the last norm are told.
+
+        With `each` they are (n, depth width), a share a block.
+        """
         raise NotImplementedError
 
     def listen(self, text: Tensor, mask: Tensor | None) -> tuple[Any, ...]:
@@ -164,7 +198,7 @@ class DiT(ToldNetwork):
             return self.hear(time, None)
         if vector is None:
             raise SpecError(f"cond.vector is missing: the network was built with cond={self.spec.cond}")
-        return self.hear(time, self.cond(vector.to(dtype)))
+        return self.hear(time, self.cond(vector if self.spec.sizes else vector.to(dtype)))
 
     def read(self, tokens: Tensor | None, mask: Tensor | None) -> tuple[Any, ...]:
         """tokens: (B, L, context), mask: (B, L). What `listen` makes of them; () without text."""
@@ -180,7 +214,7 @@ class DiT(ToldNetwork):
         y = pad_to(joined(x, image, self.spec.image), p).unflatten(3, (-1, p)).unflatten(2, (-1, p))  # (B, C, h, p, w, p)
         h, w = y.shape[2], y.shape[4]
         y = y.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (B, h w, C p p)
-        y = self.patch(y) + positions((h, w), self.spec.width, y, self.spec.spacing)  # (B, h w, width)
+        y = self.patch(y) + self._places((h, w), y)  # (B, h w, width)
         y = self.last(self.through(y, told, words))  # (B, h w, p p out)
         y = y.unflatten(2, (p, p, -1)).unflatten(1, (h, w))  # (B, h, w, p, p, out)
         y = crop_to(y.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3), x)  # (B, out, H, W)
@@ -189,11 +223,50 @@ class DiT(ToldNetwork):
         y, v = y.chunk(2, dim=1)  # 2 x (B, channels, H, W)
         return Output(y, (v + 1) / 2)  # Nichol and Dhariwal 2021, eq. 15, with v in [-1, 1] as in their code
 
+    def _places(self, space: tuple[int, int], like: Tensor) -> Tensor:
+        """(h w, width): the positions of the patches, told or stretched as the spec says."""
+        step, span = self.spec.spacing, self.spec.span
+        return positions(space, self.spec.width, like, tuple(step * span / n for n in space) if span else step)
+
     def run(self, block: nn.Module, *inputs: Any) -> Tensor:
         """block(*inputs), its activations kept or, with `checkpointing`, made again for the backward pass."""
         if self.checkpointing and torch.is_grad_enabled():
             return cast(Tensor, checkpoint(block, *inputs, use_reentrant=False))
         return cast(Tensor, block(*inputs))
+
+
+def two_layers(inp: int, out: int) -> nn.Sequential:
+    """`W2 silu(W1 x)`, out wide inside: what waves go through."""
+    return nn.Sequential(nn.Linear(inp, out), nn.SiLU(), nn.Linear(out, out))
+
+
+class Abreast(nn.Module):
+    """Several maps of one input, their outputs side by side."""
+
+    def __init__(self, maps: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.maps = nn.ModuleList(maps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (n, C). Returns (n, sum of the outputs' widths)."""
+        return torch.cat([m(x) for m in self.maps], dim=1)
+
+
+class Sizes(nn.Module):
+    """(height, width, height / width) of a picture, each as waves through two layers, side by side: a third of the width each.
+
+    Height and width share their layers. Chen et al. 2023 (PixArt-alpha), section 2.3 and the authors' code.
+    """
+
+    def __init__(self, width: int, waves: int = 256) -> None:
+        super().__init__()
+        self.embedding = Sinusoid(waves, closed=False, cos_first=True)
+        self.side, self.ratio = two_layers(waves, width // 3), two_layers(waves, width // 3)
+
+    def forward(self, sizes: Tensor) -> Tensor:
+        """sizes: (n, 3). Returns (n, width)."""
+        waves = self.embedding(sizes.flatten()).to(self.side[0].weight.dtype).unflatten(0, (-1, 3))  # (n, 3, waves)
+        return torch.cat((self.side(waves[:, :2]).flatten(1), self.ratio(waves[:, 2])), dim=1)  # (n, width)
 
 
 class Halves(nn.Module):

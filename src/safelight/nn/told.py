@@ -23,8 +23,12 @@ Told = tuple[Tensor, ...]
 class ToldNetwork(Network):
     """A network in three parts: `tell` (noise level, vector), `read` (words) and `draw` (the picture)."""
 
+    def heard(self, cond: Cond) -> Tensor | None:
+        """The vector (B, D) that `tell` is given of a condition: cond.vector, or more where the network pools the words."""
+        return cond.vector
+
     def tell(self, noise: Tensor, vector: Tensor | None) -> Told:
-        """noise: (n,); vector: (n, D) or None. What each block is told, (n, ...) each."""
+        """noise: (n,); vector: (n, D) from `heard`, or None. What each block is told, (n, ...) each."""
         raise NotImplementedError
 
     def read(self, tokens: Tensor | None, mask: Tensor | None) -> tuple[Any, ...]:
@@ -41,7 +45,7 @@ class ToldNetwork(Network):
         Raises SpecError when the network needs a field of cond that is missing.
         """
         c = cond or Cond()
-        told = self.tell(*_paired(noise.to(x.device).reshape(-1), c.vector))  # (B or 1, ...) each
+        told = self.tell(*_paired(noise.to(x.device).reshape(-1), self.heard(c)))  # (B or 1, ...) each
         return self.draw(x, told, self.read(c.tokens, c.mask), c.image)  # F: (B, C, *space)
 
     def bind(self, cond: Cond | None, noises: Sequence[float] = ()) -> Bound:
@@ -81,6 +85,7 @@ class Bound:
         self.noises = torch.tensor(list(noises), dtype=torch.float32).tolist()
         self._told: dict[float, Told] = {}
         self._words: tuple[Any, ...] | None = None
+        self._heard: Tensor | None = None
 
     def __call__(self, x: Tensor, noise: Tensor) -> Output:
         """x: (B, C, *space). noise: (B,), (1,) or (). Equal to the network's forward with the bound cond."""
@@ -88,6 +93,7 @@ class Bound:
             # On the first call, not in __init__: here autocast is as it will be when they are used.
             with torch.inference_mode(False), torch.no_grad():
                 self._words = self.network.read(self.cond.tokens, self.cond.mask)
+                self._heard = self.network.heard(self.cond)
         return self.network.draw(x, self._tell(x, noise), self._words, self.cond.image)
 
     def _tell(self, x: Tensor, noise: Tensor) -> Told:
@@ -95,13 +101,13 @@ class Bound:
             values = noise.float().reshape(-1).tolist()
             if len(set(values)) == 1:
                 return self._lookup(values[0], x)
-        noise, vector = _paired(noise.to(x.device).reshape(-1), self.cond.vector)
+        noise, vector = _paired(noise.to(x.device).reshape(-1), self._heard)
         with torch.inference_mode(False), torch.no_grad():
             return self.network.tell(noise.clone(), vector)
 
     def _lookup(self, value: float, x: Tensor) -> Told:
         if value not in self._told:
-            vector, rows = self.cond.vector, 1 if self.cond.vector is None else len(self.cond.vector)
+            vector, rows = self._heard, 1 if self._heard is None else len(self._heard)
             chunk = [value]
             if value in self.noises:
                 size = max(1, self.ROWS // rows)

@@ -15,11 +15,20 @@ if TYPE_CHECKING:
     from safelight.process.base import Process
 
 
+class Place(NamedTuple):
+    """Where a level stands in its grid: `left` steps, () or one for each level, before the end of one of n, whatever part of it is run."""
+
+    left: Tensor
+    n: int
+
+
 class _Level(NamedTuple):
     t: Tensor
     alpha: Tensor
     sigma: Tensor
     process: Process | None = None
+    told: Tensor | None = None
+    place: Place | None = None
 
 
 class Level(_Level):
@@ -28,6 +37,8 @@ class Level(_Level):
     t: time in [0, 1], 0 = data. alpha: what is kept of the picture, in [0, 1]. sigma: how much noise is added, >= 0.
     All three are float64 tensors of one shape: () for a level, (B,) for a level per picture, (n+1,) for a whole grid.
     process: whose level it is, when known; needed only by solvers that ask for levels between those of the grid.
+    told: what the network is told of it, where a grid says something else than the process does (`grid.Published`), of the same shape.
+    place: where it stands in its grid, for samplers that behave by that.
     """
 
     @property
@@ -64,13 +75,17 @@ class Level(_Level):
         A single level stays a scalar; one level a picture becomes (B, 1, ..., 1).
         """
         t, alpha, sigma = (shaped(v, x) for v in self[:3])
-        return Level(t, alpha, sigma, self.process)
+        return Level(t, alpha, sigma, self.process, self.told, self.place)
 
     def split(self) -> list[Level]:
         """The single levels of a vector of levels, in order."""
         if not self.t.ndim:
             return [self]
-        return [Level(t, a, s, self.process) for t, a, s in zip(self.t, self.alpha, self.sigma, strict=True)]
+        count = len(self.t)
+        told = [None] * count if self.told is None else self.told
+        places = [None] * count if self.place is None else [Place(left, self.place.n) for left in self.place.left]
+        rows = zip(self.t, self.alpha, self.sigma, told, places, strict=True)
+        return [Level(t, a, s, self.process, n, place) for t, a, s, n, place in rows]
 
     def moved(self, ratio: float) -> Level:
         """The level of the same process whose s = sigma / alpha is `ratio` (the nearest one that the process has).

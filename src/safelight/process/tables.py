@@ -26,11 +26,24 @@ class Table(Process):
     """q(x_i | x_{i-1}) = N(sqrt(1 - beta_i) x_{i-1}, beta_i I), so abar_i = prod_{j <= i} (1 - beta_j) (Ho et al. 2020, eq. 2-4).
 
     T: the number of entries. zero_terminal_snr: rescale sqrt(abar) linearly so that the last entry is exactly 0 and the first is
-    kept (Lin et al. 2023, "Common diffusion noise schedules and sample steps are flawed", Algorithm 1).
+    kept (Lin et al. 2023, "Common diffusion noise schedules and sample steps are flawed", Algorithm 1). terminal: abar of the last
+    entry after that, where it shall not be exactly 0 (diffusers' solvers in s put 2^-24 there).
     """
 
     T: int = Field(1000, ge=2, le=1_000_000)
     zero_terminal_snr: bool = False
+    terminal: float = Field(0.0, ge=0, le=1e-3)
+
+    @model_validator(mode="after")
+    def _rescaled(self) -> Self:
+        if self.terminal and not self.zero_terminal_snr:
+            raise ValueError("terminal says where zero_terminal_snr ends: it needs that to be true")
+        return self
+
+    @property
+    def pure(self) -> bool:
+        """Whether nothing of the picture is left in the last entry."""
+        return self.zero_terminal_snr and not self.terminal
 
     def betas(self) -> Tensor:
         """(T,) float64, the variances added a step, before a zero terminal SNR rescales them."""
@@ -47,7 +60,7 @@ class Table(Process):
     @property
     def ends(self) -> tuple[float, float]:
         logsnr = _table(self, torch.device("cpu"))
-        last = -2 if self.zero_terminal_snr else -1
+        last = -2 if self.pure else -1
         return float(ratio_of(logsnr[0])), float(ratio_of(logsnr[last]))
 
     @property
@@ -76,7 +89,7 @@ class Table(Process):
         s = torch.where(first, torch.exp(-table[0] / 2) * (p + 1).clamp(min=0), torch.ones_like(p))
         root = torch.sqrt(1 + s * s)
         alpha, sigma = torch.where(first, 1 / root, alpha), torch.where(first, s / root, sigma)
-        if self.zero_terminal_snr:
+        if self.pure:
             last = p > self.T - 2
             r = torch.where(last, torch.exp(table[-2] / 2) * (self.T - 1 - p).clamp(min=0), torch.ones_like(p))
             root = torch.sqrt(1 + r * r)
@@ -86,14 +99,14 @@ class Table(Process):
     def time(self, logsnr: Tensor | float) -> Tensor:
         logsnr = torch.as_tensor(logsnr, dtype=torch.float64)
         table = _table(self, logsnr.device)
-        finite = table[:-1] if self.zero_terminal_snr else table
+        finite = table[:-1] if self.pure else table
         clamped = logsnr.clamp(float(finite[-1]), float(finite[0]))
         # The table falls, searchsorted wants it rising.
         high = torch.searchsorted(-finite, -clamped).clamp(1, len(finite) - 1)
         left, right = finite[high - 1], finite[high]
         p = high - 1 + (left - clamped) / (left - right)
         p = torch.where(logsnr > finite[0], torch.exp((finite[0] - logsnr) / 2) - 1, p)
-        if self.zero_terminal_snr:
+        if self.pure:
             p = torch.where(logsnr < finite[-1], self.T - 1 - torch.exp((logsnr - finite[-1]) / 2), p)
         return ((p + 1) / self.T).clamp(0, 1)
 
@@ -109,6 +122,8 @@ def _table(process: Table, device: torch.device) -> Tensor:
         root = (log_abar / 2).exp()
         root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
         log_abar = 2 * root.log()
+        if process.terminal:
+            log_abar[-1] = math.log(process.terminal)
     # log(abar / (1 - abar)) without the cancellation of 1 - abar near the data.
     table = log_abar - torch.log(-torch.expm1(log_abar))
     if not bool((table[1:] < table[:-1]).all()):
@@ -193,3 +208,18 @@ class CosineBetas(Table, kind="cosine-betas"):
         u = torch.arange(self.T + 1, dtype=torch.float64) / self.T
         f = torch.cos((u + self.s) / (1 + self.s) * (math.pi / 2)) ** 2
         return (1 - f[1:] / f[:-1]).clamp(self.beta_min, self.beta_max)
+
+
+class Listed(Table, kind="listed"):
+    """beta_i as they are given, one for each of the T entries; () are those that `linear` has by default."""
+
+    values: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _counted(self) -> Self:
+        if self.values and len(self.values) != self.T:
+            raise ValueError(f"values: T = {self.T} betas are needed (given: {len(self.values)})")
+        return self
+
+    def betas(self) -> Tensor:
+        return torch.tensor(self.values, dtype=torch.float64) if self.values else Linear(T=self.T).betas()

@@ -24,6 +24,18 @@ def shrink(now: Level, to: Level) -> float:
     return to.floats[2] / now.floats[2]
 
 
+def strided(now: Level, to: Level, state: State) -> Level:
+    """Where a step ends that goes down T // n entries of a table of T, whatever its grid's next place; below entry 0, that is `to`.
+
+    Raises SpecError for a level of a process that is no table.
+    """
+    process, n = now.known, now.place.n if now.place is not None else int(state["n"])
+    if process.entries is None:
+        raise SpecError(f"a strided step counts the entries of a table, and process '{process.kind}' is none")
+    below = round(float(now.t) * process.entries) - process.entries // n
+    return process.at(below / process.entries) if below > 0 else to
+
+
 class _Ancestral(Sampler):
     """std = eta sigma' sqrt(1 - r^2), r = s'/s."""
 
@@ -32,6 +44,11 @@ class _Ancestral(Sampler):
     @property
     def stochastic(self) -> bool:
         return self.eta > 0
+
+    @property
+    def free(self) -> bool:
+        """Whether the noise is that of the estimate before its values were limited."""
+        return False
 
     def step(
         self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
@@ -44,7 +61,10 @@ class _Ancestral(Sampler):
             std = self.eta * sigma_to * math.sqrt(1 - shrink(now, to) ** 2)
             kept = math.sqrt(max(sigma_to**2 - std**2, 0.0))
         keep = kept / sigma
-        out = x.mul(keep).add_(estimate.x0, alpha=alpha_to - keep * alpha)
+        if self.free and estimate.free is not None:
+            out = x.mul(keep).add_(estimate.x0, alpha=alpha_to).add_(estimate.free, alpha=-keep * alpha)
+        else:
+            out = x.mul(keep).add_(estimate.x0, alpha=alpha_to - keep * alpha)
         if std:
             out.add_(self.draw(noise, "step", now, to, x), alpha=std)
         return out, state, estimate
@@ -54,7 +74,24 @@ class DDIM(_Ancestral, kind="ddim"):
     """std = eta sigma' sqrt(1 - r^2), r = s'/s (Song et al. 2021, DDIM, eq. 16).
 
     eta = 0: deterministic, order 1 (the exponential Euler step). eta = 1 over all entries of a table: DDPM with its small variance.
+    free_noise: where a bend limits x0, eps stays what it was before, as in the published code; else it is what the limited x0 says.
+    stride: a step goes down T // n entries whatever its grid's next place, as in the published code; only on tables.
     """
+
+    free_noise: bool = False
+    stride: bool = False
+
+    @property
+    def free(self) -> bool:
+        return self.free_noise
+
+    def start(self, n: int) -> State:
+        return {"n": n} if self.stride else {}
+
+    def step(
+        self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
+    ) -> tuple[Tensor, State, Estimate]:
+        return super().step(denoise, x, now, strided(now, to, state) if self.stride else to, state, noise)
 
 
 class EulerAncestral(_Ancestral, kind="euler-ancestral"):

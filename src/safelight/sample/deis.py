@@ -15,7 +15,18 @@ from safelight.denoise import Denoise, Estimate
 from safelight.process import Level, Process
 from safelight.sample.base import Draws, Sampler, State
 from safelight.sample.edm import euler
-from safelight.sample.multistep import HELD, exponential, mixed, polynomial, predicted_noise, recall, remember
+from safelight.sample.multistep import (
+    HELD,
+    counted,
+    counting,
+    exponential,
+    lowered,
+    mixed,
+    polynomial,
+    predicted_noise,
+    recall,
+    remember,
+)
 
 # Gauss and Legendre's rule of so many points integrates a schedule over one step to rounding.
 _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(32)
@@ -26,11 +37,12 @@ class DEIS(Sampler, kind="deis"):
 
     k: how many estimates a step looks back on, and its order. base: what the polynomial is in: `log-s` (what peers call logrho) or
     `t`, the process's own time. A step from alpha = 0 is Euler's; in the last, to sigma = 0, where log s has no end, the polynomial is
-    in s.
+    in s. lower: in runs of fewer than 15 steps the last is of order 1 and the one before it of at most 2.
     """
 
     k: int = Field(3, ge=1, le=6)
     base: Literal["log-s", "t"] = "log-s"
+    lower: bool = False
 
     @property
     def order(self) -> int:
@@ -40,6 +52,9 @@ class DEIS(Sampler, kind="deis"):
     def multistep(self) -> bool:
         return self.k > 1
 
+    def start(self, n: int) -> State:
+        return counting(n) if self.lower else {}
+
     def step(
         self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
     ) -> tuple[Tensor, State, Estimate]:
@@ -47,16 +62,21 @@ class DEIS(Sampler, kind="deis"):
         alpha, _, s = now.floats
         alpha_to, _, s_to = to.floats
         if not alpha:
-            return euler(x, estimate.x0, now, to), {}, estimate
+            return euler(x, estimate.x0, now, to), counted(state), estimate
         slopes, places = recall(state, self.k - 1)
         slope = predicted_noise(x, estimate.x0, now)
         here = s if self.base == "log-s" else float(now.t)
+        held = {**remember(slope, here, slopes, places, self.k - 1), **counted(state)}
+        most = lowered(now, state, self.k, self.lower, False)
+        slopes, places = slopes[: most - 1], places[: most - 1]
+        if s_to == s:  # a last place that is the end already
+            return x, held, estimate
         if self.base == "t":
             weights = _over_time(now.known, (here, *places), float(to.t), alpha_to)
         else:
             weights = _over_ratio((here, *places), s_to, alpha_to)
         out = mixed(x, alpha_to / alpha, (slope, *slopes), weights)
-        return out, remember(slope, here, slopes, places, self.k - 1), estimate
+        return out, held, estimate
 
 
 @lru_cache(HELD)

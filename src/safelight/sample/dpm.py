@@ -17,22 +17,44 @@ from safelight.process import Level
 from safelight.sample.ancestral import shrink
 from safelight.sample.base import Draws, Sampler, State
 from safelight.sample.brownian import brownian
-from safelight.sample.multistep import ahead, lam, mixed, reached, recall, remember
+from safelight.sample.multistep import ahead, counted, counting, lam, lowered, mixed, reached, recall, remember
 
 
-def _lean(now: Level, to: Level, state: State) -> float:
-    """h / (2 h_before), the weight of the difference to the last estimate; 0 in the first step, after alpha = 0 and to sigma = 0."""
-    before = state.get("lambda")
-    if before is None or to.floats[1] == 0:
-        return 0.0
-    here = lam(now)
-    span = here - float(before)
-    return 0.0 if math.isinf(span) else (lam(to) - here) / (2 * span)
+class _Second(Sampler):
+    """What the multistep solvers of order 2 share.
+
+    heun: weigh the difference of the two estimates as in the straight line through them, k = (q h/(1 - e^(-q h)) - 1)/(q h_before) with
+    q = 1 + eta, instead of k = h/(2 h_before); peers call that solver type "heun". lower: in runs of fewer than 15 steps the last one is
+    of order 1; euler_last: it always is. To sigma = 0 it is in any case.
+    """
+
+    heun: bool = False
+    lower: bool = False
+    euler_last: bool = False
+
+    @property
+    def multistep(self) -> bool:
+        return True
+
+    def start(self, n: int) -> State:
+        return counting(n) if self.lower or self.euler_last else {}
+
+    def _lean(self, now: Level, to: Level, state: State, rate: float) -> float:
+        """k, the weight of the difference to the last estimate; 0 in the first step, after alpha = 0 and to sigma = 0."""
+        before = state.get("lambda")
+        if before is None or to.floats[1] == 0 or lowered(now, state, 2, self.lower, self.euler_last) == 1:
+            return 0.0
+        here = lam(now)
+        span, ahead = here - float(before), lam(to) - here
+        if math.isinf(span):
+            return 0.0
+        if self.heun:
+            return (rate * ahead / -math.expm1(-rate * ahead) - 1) / (rate * span) if ahead else 0.0
+        return ahead / (2 * span)
 
 
-def _leant(x: Tensor, keep: float, push: float, estimate: Estimate, now: Level, to: Level, state: State) -> Tensor:
+def _leant(x: Tensor, keep: float, push: float, estimate: Estimate, lean: float, state: State) -> Tensor:
     """keep x + push ((1 + k) x0 - k x0_before)."""
-    lean = _lean(now, to, state)
     if not lean:
         return mixed(x, keep, [estimate.x0], [push])
     before = state["x0"]
@@ -40,16 +62,16 @@ def _leant(x: Tensor, keep: float, push: float, estimate: Estimate, now: Level, 
     return mixed(x, keep, [estimate.x0, before], [push * (1 + lean), -push * lean])
 
 
-class DPM2M(Sampler, kind="dpm++2m"):
-    """x' = (sigma'/sigma) x - alpha' (e^-h - 1) D,  D = (1 + k) x0 - k x0_before,  k = h/(2 h_before)  (algorithm 2; order 2)."""
+class DPM2M(_Second, kind="dpm++2m"):
+    """x' = (sigma'/sigma) x - alpha' (e^-h - 1) D,  D = (1 + k) x0 - k x0_before,  k = h/(2 h_before)  (algorithm 2; order 2).
+
+    heun: k of the straight line through both estimates. lower: in runs of fewer than 15 steps the last one is of order 1. euler_last: it
+    always is.
+    """
 
     @property
     def order(self) -> int:
         return 2
-
-    @property
-    def multistep(self) -> bool:
-        return True
 
     def step(
         self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
@@ -59,15 +81,16 @@ class DPM2M(Sampler, kind="dpm++2m"):
         alpha_to, sigma_to, _ = to.floats
         keep = sigma_to / sigma
         push = alpha_to - alpha * keep  # -alpha' (e^-h - 1), finite at alpha = 0
-        return _leant(x, keep, push, estimate, now, to, state), {"x0": estimate.x0, "lambda": lam(now)}, estimate
+        out = _leant(x, keep, push, estimate, self._lean(now, to, state, 1.0), state)
+        return out, {"x0": estimate.x0, "lambda": lam(now), **counted(state)}, estimate
 
 
-class DPM2MSDE(Sampler, kind="dpm++2m-sde"):
+class DPM2MSDE(_Second, kind="dpm++2m-sde"):
     """SDE-DPM-Solver++(2M) (Lu et al. 2022b, eq. 18), with the noise scaled by eta:
 
     x' = (sigma'/sigma) r^eta x + alpha' (1 - r^(1+eta)) ((1 + k) x0 - k x0_before) + sigma' sqrt(1 - r^(2 eta)) n,  k = h/(2 h_before).
     eta = 1 is the reverse SDE, eta = 0 is `dpm++2m`. brownian: draw n from one path a picture, so that other step counts and grids see
-    the same noise (`sample/brownian.py`; about ten draws a step instead of one).
+    the same noise (`sample/brownian.py`; about ten draws a step instead of one). heun, lower, euler_last: as for `dpm++2m`.
     """
 
     eta: float = Field(1.0, ge=0)
@@ -77,10 +100,6 @@ class DPM2MSDE(Sampler, kind="dpm++2m-sde"):
     def stochastic(self) -> bool:
         return self.eta > 0
 
-    @property
-    def multistep(self) -> bool:
-        return True
-
     def step(
         self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
     ) -> tuple[Tensor, State, Estimate]:
@@ -89,11 +108,12 @@ class DPM2MSDE(Sampler, kind="dpm++2m-sde"):
         alpha_to, sigma_to, _ = to.floats
         r = shrink(now, to)
         damp = r**self.eta
-        out = _leant(x, sigma_to / sigma * damp, alpha_to * (1 - r * damp), estimate, now, to, state)
+        lean = self._lean(now, to, state, 1 + self.eta)
+        out = _leant(x, sigma_to / sigma * damp, alpha_to * (1 - r * damp), estimate, lean, state)
         std = sigma_to * math.sqrt(1 - damp * damp)
         if std:
             out.add_(_drawn(self, noise, now, to, x, self.eta, self.brownian), alpha=std)
-        return out, {"x0": estimate.x0, "lambda": lam(now)}, estimate
+        return out, {"x0": estimate.x0, "lambda": lam(now), **counted(state)}, estimate
 
 
 def _drawn(sampler: Sampler, noise: Draws | None, now: Level, to: Level, x: Tensor, eta: float, path: bool) -> Tensor:
@@ -143,10 +163,16 @@ class _Third(Sampler):
 
     plain: bool = False
     last: int = Field(1, ge=1, le=3)
+    midpoint: bool = False
+    lower: bool = False
+    euler_last: bool = False
 
     @property
     def multistep(self) -> bool:
         return True
+
+    def start(self, n: int) -> State:
+        return counting(n) if self.lower or self.euler_last else {}
 
     def _go(
         self, eta: float, path: bool, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
@@ -156,15 +182,20 @@ class _Third(Sampler):
         alpha_to, sigma_to, _ = to.floats
         pictures, places = recall(state, 2)
         here = lam(now)
-        held = remember(estimate.x0, here, pictures, places, 2) if alpha else {}
-        pictures.insert(0, estimate.x0)
-        places = (here, *places)
+        held = {**(remember(estimate.x0, here, pictures, places, 2) if alpha else {}), **counted(state)}
+        most = lowered(now, state, 3, self.lower, self.euler_last)
+        pictures = [estimate.x0, *pictures][:most]
+        places = (here, *places)[:most]
         if not sigma_to:
             return to_data(pictures, places, self.last), held, estimate
         r = shrink(now, to)
         damp = r**eta
         if not alpha:
             out = mixed(x, sigma_to / sigma * damp, [estimate.x0], [alpha_to * (1 - r * damp)])
+        elif self.midpoint and len(places) == 2:
+            lean = (lam(to) - here) / (2 * (here - places[1]))
+            push = alpha_to * (1 - r * damp)
+            out = mixed(x, sigma_to / sigma * damp, pictures, [push * (1 + lean), -push * lean])
         else:
             out = mixed(x, sigma_to / sigma * damp, pictures, ahead(places, lam(to), 1 + eta, alpha_to, self.plain))
         if damp < 1:
@@ -177,7 +208,9 @@ class DPM3M(_Third, kind="dpm++3m"):
 
     plain: weigh the second difference by half, as diffusers' and k-diffusion's "3M" do: their phi_3 lacks a factor of 2, which makes
     them of order 2, and often steadier at 20 steps and fewer. last: the order of the last step, to sigma = 0: 1 takes the estimate
-    as it is, 2 and 3 what the estimates tend to there (`to_data`).
+    as it is, 2 and 3 what the estimates tend to there (`to_data`). midpoint: steps from two estimates are those of `dpm++2m`, as
+    peers' are. lower: in runs of fewer than 15 steps the last is of order 1 and the one before it of order 2. euler_last: the last always
+    is of order 1.
     """
 
     @property
@@ -194,7 +227,8 @@ class DPM3MSDE(_Third, kind="dpm++3m-sde"):
     """The reverse SDE by the same quadratic (Crowson, k-diffusion, `sample_dpmpp_3m_sde`; Lu et al. 2022b, eq. 18 at order 3):
 
     x' = (sigma'/sigma) r^eta x + alpha' (1 + eta) integral of e^-((1 + eta)(lambda' - l)) D(l) dl + sigma' sqrt(1 - r^(2 eta)) n.
-    eta = 1 is the reverse SDE, eta = 0 is `dpm++3m`. plain, last: as there. brownian: as for `dpm++2m-sde`.
+    eta = 1 is the reverse SDE, eta = 0 is `dpm++3m`. plain, last, midpoint, lower, euler_last: as there. brownian: as for
+    `dpm++2m-sde`.
     """
 
     eta: float = Field(1.0, ge=0)

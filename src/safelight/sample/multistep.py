@@ -23,6 +23,8 @@ HELD = 16_384
 _NAMES = tuple((f"f{i}", f"p{i}") for i in range(1, 17))
 # Below this the moments are summed as a series, above by recursion; both are exact to rounding there.
 _SMALL = 1.0
+# What peers call `lower_order_final` lowers orders in runs of fewer steps than this.
+_BRIEF = 15
 
 
 @lru_cache(HELD)
@@ -126,6 +128,40 @@ def remember(slope: Tensor, place: float, slopes: Sequence[Tensor], places: Sequ
     for (f, p), old, there in zip(_NAMES[1:most], slopes, places, strict=False):
         held[f], held[p] = old, there
     return held
+
+
+def counting(n: int) -> State:
+    """The state of a solver that must know how far its run of n steps has come, before the first."""
+    return {"n": n, "left": n}
+
+
+def counted(state: State) -> dict[str, Tensor | float]:
+    """What `counting` put there, one step later; nothing where it put nothing."""
+    return {"n": state["n"], "left": float(state["left"]) - 1} if "left" in state else {}
+
+
+def remaining(now: Level, state: State) -> tuple[int, int]:
+    """(left, n): the steps from here to the end, this one included, of how many.
+
+    By the level's place in its grid; else by the run's own count, which `counting` began.
+    """
+    if now.place is not None:
+        return int(now.place.left), now.place.n
+    return int(state["left"]), int(state["n"])
+
+
+def lowered(now: Level, state: State, most: int, short: bool, euler: bool) -> int:
+    """The order of a step of a solver of order `most` that takes lower ones at a run's end.
+
+    short: in runs of fewer than 15 steps the last is of order 1 and the one before it of at most 2. euler: the last is always of order 1.
+    """
+    if not short and not euler:
+        return most
+    left, n = remaining(now, state)
+    brief = short and n < _BRIEF
+    if left == 1 and (brief or euler):
+        return 1
+    return min(most, 2) if left == 2 and brief else most
 
 
 def mixed(x: Tensor, keep: float, slopes: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -13,7 +13,7 @@ from safelight.denoise import Denoise, Estimate
 from safelight.process import Level
 from safelight.sample.base import Draws, Sampler, State
 from safelight.sample.dpm import to_data
-from safelight.sample.multistep import HELD, exponential, lam, less, mixed, recall, remember
+from safelight.sample.multistep import HELD, counted, counting, exponential, lam, less, mixed, recall, remaining, remember
 
 
 class UniPC(Sampler, kind="unipc"):
@@ -27,13 +27,16 @@ class UniPC(Sampler, kind="unipc"):
     B(h) = h (`bh1`) or 1 - e^-h (`bh2`).
 
     k: how many estimates the predictor looks back on. correct: False leaves UniP-k alone, of order k. last: the order of the last
-    step, to sigma = 0, as for `dpm++3m`; no corrector follows it, as nothing is called there.
+    step, to sigma = 0, as for `dpm++3m`; no corrector follows it, as nothing is called there. lower: no step is of a higher order than
+    steps are left, as peers do. uncorrected: the steps, from 0, after which no corrector follows.
     """
 
     k: int = Field(3, ge=1, le=6)
     b: Literal["bh1", "bh2"] = "bh2"
     correct: bool = True
     last: int = Field(1, ge=1, le=3)
+    lower: bool = False
+    uncorrected: tuple[int, ...] = ()
 
     @property
     def order(self) -> int:
@@ -42,6 +45,9 @@ class UniPC(Sampler, kind="unipc"):
     @property
     def multistep(self) -> bool:
         return True
+
+    def start(self, n: int) -> State:
+        return counting(n) if self.lower or self.uncorrected else {}
 
     def step(
         self, denoise: Denoise, x: Tensor, now: Level, to: Level, state: State, noise: Draws | None
@@ -52,14 +58,22 @@ class UniPC(Sampler, kind="unipc"):
         here = lam(now)
         if not to.floats[1]:
             return to_data([estimate.x0, *pictures], (here, *places), self.last), {}, estimate
-        keep, weights = _both(self.k, self.b, self.correct, (here, *places), now.floats, to.floats)
-        out = mixed(x, keep, (estimate.x0, *pictures), weights)
-        return out, remember(estimate.x0, here, pictures, places, most) if now.floats[0] else {}, estimate
+        k, before, correct, more = self.k, int(state.get("k", self.k)), self.correct, dict(counted(state))
+        if more:
+            left, n = remaining(now, state)
+            k = min(k, left) if self.lower else k
+            correct = correct and n - left - 1 not in self.uncorrected
+            more["k"] = k
+        keep, weights = _both(k, before, self.b, correct, (here, *places), now.floats, to.floats)
+        out = mixed(x, keep, (estimate.x0, *pictures)[: len(weights)], weights)
+        held = remember(estimate.x0, here, pictures, places, most) if now.floats[0] else {}
+        return out, {**held, **more}, estimate
 
 
 @lru_cache(HELD)
 def _both(
     k: int,
+    before: int,
     b: Literal["bh1", "bh2"],
     correct: bool,
     places: tuple[float, ...],
@@ -68,8 +82,9 @@ def _both(
 ) -> tuple[float, tuple[float, ...]]:
     """(keep, weights) of corrector and predictor as one step from the predicted x: keep x + sum_j weights_j D_j.
 
-    places: lambda of the new estimate and of those before it. Predictor and corrector went from the same x by other weights, so that
-    the corrected x is the predicted one and alpha times the sum of the weights' difference with the estimates.
+    places: lambda of the new estimate and of those before it. k: of the predictor; before: of the one a step before.
+    Predictor and corrector went from the same x by other weights, so that the corrected x is the predicted one and alpha times the sum
+    of the weights' difference with the estimates.
     """
     (alpha, sigma, _), (alpha_to, sigma_to, s_to) = now, to
     keep = sigma_to / sigma
@@ -79,8 +94,8 @@ def _both(
     ahead = [alpha_to * w for w in _predictor(places[:k], end, b)]
     change: list[float] = []
     if correct and len(places) > 1:
-        after = _corrector(places, b)
-        change = [keep * alpha * d for d in less(after, [0.0, *_predictor(places[1 : k + 1], places[0], b)])]
+        after = _corrector(places[: before + 1], b)
+        change = [keep * alpha * d for d in less(after, [0.0, *_predictor(places[1 : before + 1], places[0], b)])]
     weights = less(change, [-w for w in ahead])
     return keep, tuple(weights)
 

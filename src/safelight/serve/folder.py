@@ -4,6 +4,9 @@
     runs/ID/            trace.safetensors (trace-2, ... one a stage), 0.png, 1.png, ..., what is drawn from the trace, error.txt
     pictures/HEX.png    pictures and masks that were brought, by the hash in their seal
     models/NAME.safetensors   models beyond those that ship
+    loras/NAME.safetensors    adapters of any flavour, which a request names
+    embeddings/NAME.safetensors   learned words (textual inversions), likewise
+    controls/NAME.safetensors, controls/NAME/   ControlNets, T2I- and IP-adapters, likewise; image_encoder/ is IP-adapters' tower
     worker-DEVICE.lock  held by the server whose worker makes the pictures on that device, and by that worker
 
 Everything that a process may be killed in the middle of is a transaction or a file that is written whole or not at all.
@@ -22,7 +25,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from safelight.spec import SpecError, nearest
 
@@ -127,7 +130,7 @@ class Folder:
         self.path.mkdir(
             mode=0o700, parents=True, exist_ok=True
         )  # prompts and pictures are their owner's on a machine of several people
-        for name in ("runs", "pictures", "models"):
+        for name in ("runs", "pictures", "models", "loras", "embeddings", "controls"):
             (self.path / name).mkdir(mode=0o700, exist_ok=True)
         self._threads = threading.local()
         self._open: list[tuple[threading.Thread, sqlite3.Connection]] = []
@@ -262,6 +265,17 @@ class Folder:
         if name not in known:
             raise Missing(f"no model '{name[:60]}'{nearest(name[:60], known)} (models: {', '.join(known)})")
         return known[name]
+
+    def adapters(self, where: Literal["loras", "embeddings"] = "loras") -> dict[str, Path]:
+        """The adapters, or the learned words, that can be asked for, by name."""
+        return {path.stem: path for path in sorted((self.path / where).glob("*.safetensors")) if _NAME.fullmatch(path.stem)}
+
+    def controls(self) -> dict[str, Path]:
+        """The controls that can be asked for, by name."""
+        here = self.path / "controls"
+        found = {path.stem: path for path in sorted(here.glob("*.safetensors"))}
+        found |= {path.parent.name: path.parent for path in sorted(here.glob("*/config.json"))}
+        return {name: path for name, path in found.items() if _NAME.fullmatch(name) and name != "image_encoder"}
 
     def part(self, name: str) -> Path:
         """The file of a joint model or a classifier by its name: of those in `models`, else of those that ship. Names are never paths.

@@ -80,7 +80,7 @@ class Jobs:
         """
         spec, digits = _known(self.folder.model(ask.model))
         self._have(ask.request)
-        for seal in ask.request.task.inputs:
+        for seal in ask.request.inputs:
             self.folder.hold(seal)
         return self._queued(ask, spec, digits)
 
@@ -91,6 +91,8 @@ class Jobs:
         task: Task | None = request.task
         parts = [getattr(bend, "classifier", None) for bend in request.bends or ()]
         while task is not None:
+            if (refiner := getattr(task, "refiner", None)) is not None:
+                self.folder.model(refiner.partition(":")[0])
             parts.append(getattr(task, "joint", None))
             task = getattr(task, "of", None)
         for part in filter(None, parts):

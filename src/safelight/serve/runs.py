@@ -377,7 +377,7 @@ class Runs:
         if parent is not None:
             self.row(parent)
         else:
-            for seal in ask.request.task.inputs:
+            for seal in ask.request.inputs:
                 parent = parent or self.maker(seal)
         kind = ask.kind or _CALLED.get(ask.request.varied.kind, "edit")
         if parent is not None and not relation and kind in ("edit", "vary", "mix", "morph", "fork"):

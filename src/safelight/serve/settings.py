@@ -16,7 +16,7 @@ import ssl
 import threading
 import time
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -75,6 +75,7 @@ class Settings(Spec):
     folder: its data folder. host, port: where it listens; 0 takes a free port. names: further host names by which it is called. tls:
     None speaks plain HTTP. plain: listen beyond this machine without TLS all the same. provenance: signs pictures on request. devices:
     one worker each; none for a server that only queues. budget: bytes of models that a worker keeps, 0 as the memory allows.
+    max_loaded: how many of them, 0 for any number. memory: "low" lets text encoder and codec leave memory while others work.
     """
 
     folder: Path
@@ -88,6 +89,8 @@ class Settings(Spec):
     provenance: Provenance | None = None
     devices: tuple[str, ...] = ("auto",)
     budget: int = Field(0, ge=0)
+    max_loaded: int = Field(0, ge=0)
+    memory: Literal["full", "low"] = "full"
 
     @property
     def local(self) -> bool:

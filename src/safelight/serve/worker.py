@@ -31,7 +31,6 @@ import sys
 import threading
 import time
 import traceback
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO
@@ -44,6 +43,9 @@ from safelight import device as devices
 from safelight import model as files
 from safelight import picture
 from safelight.draw.pixels import to_bytes
+from safelight.engine.place import place
+from safelight.engine.shelf import Shelf as LRU
+from safelight.engine.shelf import size_of
 from safelight.generate import Event, Finished, Prepared, Started, Stepped, generate
 from safelight.model import Model
 from safelight.picture import Note
@@ -80,27 +82,23 @@ Outcome = Literal["done", "stopped", "paused", "queued", "lost"]
 # ---- models ------------------------------------------------------------------------------------------------------------------
 
 
-class Held(NamedTuple):
-    """A model in memory, its bytes, and the state of its file when it was read."""
-
-    model: Model
-    bytes: int
-    file: tuple[Path, int, int]
-
-
 class Models:
-    """The models of a device, by name. What was not asked for the longest goes first when `budget` bytes would not do.
+    """The models of a device, by name, on a shelf of `budget` bytes and `most` models, laid out as `memory` says (engine/place.py).
 
-    budget: 0 is half of the device's memory. A single model may be larger than it. Raises SpecError for models that there are not.
+    Raises SpecError for models that there are not.
     """
 
-    def __init__(self, folder: Folder, device: torch.device, budget: int = 0) -> None:
-        self.folder, self.device = folder, device
-        self.budget = budget or devices.memory(device).total // 2
-        self.read = 0  # how many models were read from their files
-        self._held: OrderedDict[str, Held] = OrderedDict()
-        # Reading a file takes seconds, in which the others go on being told apart.
-        self._lock, self._reading = threading.RLock(), threading.Lock()
+    def __init__(
+        self, folder: Folder, device: torch.device, budget: int = 0, *, most: int = 0, memory: Literal["full", "low"] = "full"
+    ) -> None:
+        self.folder, self.device, self.memory = folder, device, memory
+        self._shelf: LRU[Model] = LRU(device, budget, most)
+        self.budget = self._shelf.budget
+
+    @property
+    def read(self) -> int:
+        """How many models were read from their files."""
+        return self._shelf.made
 
     def get(self, name: str) -> Model:
         """A model by its name; "NAME:WEIGHTS" takes that set of its weights. A file that was replaced is read anew."""
@@ -108,49 +106,30 @@ class Models:
         path = self.folder.model(source)
         name = f"{path.stem}:{weights}" if source == "default" and weights else path.stem if source == "default" else name
         stat = path.stat()
-        state = (path, stat.st_mtime_ns, stat.st_size)
-        if (model := self._known(name, state)) is not None:
-            return model
-        with self._reading:
-            if (model := self._known(name, state)) is not None:  # somebody else read it meanwhile
-                return model
+
+        def need() -> int:
             header = files.peek(path)
             prefix = f"{weights or next((n for n in header.weights if n != 'raw'), 'raw')}/"
-            with self._lock:
-                self._held.pop(name, None)
-                self._room(4 * sum(e.size for n, e in header.tensors.items() if n.startswith(prefix)))
-            model = files.load(path, weights or None, device=self.device)
+            mine = (e.size for n, e in header.tensors.items() if header.layout != "safelight" or n.startswith(prefix))
+            return 4 * sum(mine)
+
+        def read() -> tuple[Model, int]:
+            here = "cpu" if self.memory == "low" else self.device
+            model = files.load(path, weights or None, device=here)
+            place(model, self.memory, device=self.device)
             if source != path.stem and source != "default":
                 model.name = source  # a shelved file is known, also in notes, by the name it was given
-            size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-            with self._lock:
-                self._held[name] = Held(model, size, state)
-                self.read += 1
-            return model
+            return model, size_of(model)
 
-    def _known(self, name: str, state: tuple[Path, int, int]) -> Model | None:
-        """The model that is held under a name, of a file as it is now."""
-        with self._lock:
-            found = self._held.get(name)
-            if found is None or found.file != state:
-                return None
-            self._held.move_to_end(name)
-            return found.model
+        return self._shelf.get(name, (path, stat.st_mtime_ns, stat.st_size), need, read)
 
     def drop(self, name: str) -> None:
         """Give a model's memory back, with all sets of its weights."""
-        with self._lock:
-            for held in [n for n in self._held if n.partition(":")[0] == name]:
-                del self._held[held]
+        self._shelf.drop(lambda held: held.partition(":")[0] == name)
 
     def sizes(self) -> dict[str, int]:
         """The bytes of those in memory, the one used last at the end."""
-        with self._lock:
-            return {name: held.bytes for name, held in self._held.items()}
-
-    def _room(self, size: int) -> None:
-        while self._held and sum(h.bytes for h in self._held.values()) + size > self.budget:
-            self._held.popitem(last=False)
+        return self._shelf.sizes()
 
 
 class Shelf(at_hand.Assets):
@@ -159,6 +138,9 @@ class Shelf(at_hand.Assets):
     def __init__(self, models: Models, pictures: Sequence[Tensor] = ()) -> None:
         super().__init__(pictures, device=models.device)
         self._from = models
+        self._loras |= models.folder.adapters()
+        self._words |= models.folder.adapters("embeddings")
+        self._control_paths |= models.folder.controls()
 
     def picture(self, name: str) -> Tensor:
         """uint8 (C, H, W), also one that nobody brought and that the folder has. Raises Missing when it is nowhere."""
@@ -350,12 +332,20 @@ class Desk:
     """What a worker works at: a device, its models, and the run that is being made. frames: show the steps as pictures."""
 
     def __init__(
-        self, folder: Folder, device: str | torch.device = "auto", budget: int = 0, *, id: str = "", frames: bool = True
+        self,
+        folder: Folder,
+        device: str | torch.device = "auto",
+        budget: int = 0,
+        *,
+        id: str = "",
+        frames: bool = True,
+        most: int = 0,
+        memory: Literal["full", "low"] = "full",
     ) -> None:
         self.folder, self.device = folder, devices.pick(device)
         self.id, self.frames = id or new_id(), frames
         self.jobs = Jobs(folder)
-        self.models = Models(folder, self.device, budget)
+        self.models = Models(folder, self.device, budget, most=most, memory=memory)
         self.run: str | None = None
         self.lost: str | None = None  # a run that another worker has by now
         self.leave = threading.Event()
@@ -479,7 +469,7 @@ class Making:
         request = parse(run.request, "request")
         assert isinstance(request, Request)
         assets = Shelf(desk.models)
-        parents = [desk.folder.read(seal) for seal in request.task.inputs]
+        parents = [desk.folder.read(seal) for seal in request.inputs]
         for pixels, _ in parents:
             assets.add(pixels)
         asked = request.resolve(model, assets)
@@ -662,15 +652,17 @@ def work(
     id: str = "",
     frames: bool = True,
     tied: TextIO | None = None,
+    most: int = 0,
+    memory: Literal["full", "low"] = "full",
 ) -> None:
     """Do jobs until told to stop, by SIGTERM or by the end of `tied`, which ends with whoever started us. For a process of its own.
 
     The run under way is then left so that another worker goes on with it. budget: bytes that models may take, 0 for half of what the
-    device has.
+    device has. most: models, 0 for any number. memory: how they lie there, see engine/place.py.
     """
     if not isinstance(folder, Folder):
         folder = Folder(folder)
-    desk = Desk(folder, device, budget, id=id, frames=frames)
+    desk = Desk(folder, device, budget, id=id, frames=frames, most=most, memory=memory)
     signal.signal(signal.SIGTERM, lambda *_: desk.leave.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl+C is meant for the server, which tells us
     gone = threading.Event()
@@ -718,7 +710,10 @@ class Supervisor:
         policy: Prune | None = None,
         frames: bool = True,
         chores: float = _CHORES,
+        most: int = 0,
+        memory: Literal["full", "low"] = "full",
     ) -> None:
+        self.most, self.memory = most, memory
         self.folder, self.devices, self.budget = folder, tuple(devices), budget
         self.policy, self.frames, self.chores = policy, frames, chores
         self.jobs = Jobs(folder)
@@ -821,7 +816,8 @@ class Supervisor:
         while not self._stop.wait(pause):
             id, began = new_id(), time.monotonic()
             command = [sys.executable, "-m", "safelight.serve.worker", str(self.folder.path), "--device", device]
-            command += ["--budget", str(self.budget), "--id", id] + ([] if self.frames else ["--no-frames"])
+            command += ["--budget", str(self.budget), "--max-loaded", str(self.most), "--memory", self.memory, "--id", id]
+            command += [] if self.frames else ["--no-frames"]
             with self._lock:
                 if self._stop.is_set():
                     return
@@ -897,10 +893,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", help="the data folder")
     parser.add_argument("--device", default="auto", help="auto, cpu, ...; see: safelight doctor")
     parser.add_argument("--budget", type=int, default=0, help="bytes that models may take (half of the device's memory)")
+    parser.add_argument("--max-loaded", type=int, default=0, help="models that are kept (any number)")
+    parser.add_argument("--memory", choices=("full", "low"), default="full", help="how they lie in memory")
     parser.add_argument("--id", default="", help="the name it takes jobs under")
     parser.add_argument("--no-frames", action="store_true", help="do not show the steps as pictures")
     given = parser.parse_args(arguments)
-    work(given.folder, given.device, given.budget, id=given.id, frames=not given.no_frames, tied=sys.stdin)
+    kept = {"most": given.max_loaded, "memory": given.memory}
+    work(given.folder, given.device, given.budget, id=given.id, frames=not given.no_frames, tied=sys.stdin, **kept)
     return 0
 
 

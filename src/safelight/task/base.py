@@ -10,9 +10,13 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from safelight.adapt.control import Control
+from safelight.adapt.inversion import WordUse
+from safelight.adapt.lora import LoraUse
 from safelight.assets import Assets
-from safelight.cond import Cond
+from safelight.cond import Cond, Framing
 from safelight.denoise import Branches, Denoise, Denoiser, branches
+from safelight.engine import place
 from safelight.grid import Grid
 from safelight.guide import Bend, Mix
 from safelight.model import Model
@@ -20,6 +24,8 @@ from safelight.process import Level
 from safelight.sample import Draws, Sampler
 from safelight.sample.churn import Churn
 from safelight.spec import Spec, SpecError, parse
+from safelight.task.steer import Sight, steered
+from safelight.task.tiles import Tiles
 
 # The steps of a run and the pictures of a prompt: a file's description may ask for more than any memory holds.
 LONGEST, MOST = 100_000, 1_000_000
@@ -28,7 +34,8 @@ LONGEST, MOST = 100_000, 1_000_000
 class Start(NamedTuple):
     """One stage of a run: x at the first of `levels`, the conditions by branch name, and how they are mixed and bent.
 
-    others: branches that another denoiser evaluates. noise: what the steps draw, if not the noise of the pictures' own numbers.
+    others: branches that another denoiser evaluates. noise: what the steps draw, if not the noise of the pictures' own numbers. tiles: the
+    denoisers see x in tiles, mix and bends the whole.
     """
 
     denoiser: Denoiser
@@ -39,10 +46,12 @@ class Start(NamedTuple):
     bends: Sequence[Callable[[Denoise], Denoise]]
     others: Mapping[str, Denoiser] = {}
     noise: Draws | None = None
+    tiles: Tiles | None = None
 
     def denoise(self) -> Denoise:
         """The denoiser of the stage: mixed, then bent."""
-        denoise = self.mix(branches(self.denoiser, self.conds, self.levels, self.others))
+        evaluate = branches if self.tiles is None else self.tiles.branches
+        denoise = self.mix(evaluate(self.denoiser, self.conds, self.levels, self.others))
         for bend in self.bends:
             denoise = bend(denoise)
         return denoise
@@ -77,7 +86,8 @@ class Brief(NamedTuple):
     def levels(self) -> list[Level]:
         """The n + 1 levels of the request's grid, the last of them clean."""
         process = self.model.process
-        return list(process.at(self.request.grid(process, self.request.steps)).split())
+        grid = self.request.grid
+        return list(grid.at(process, grid(process, self.request.steps)).split())
 
 
 class Task(Spec, family="task"):
@@ -103,6 +113,10 @@ class Task(Spec, family="task"):
         """
         raise NotImplementedError(type(self).__name__)
 
+    def decode(self, brief: Brief, z: Tensor) -> Tensor:
+        """The last stage's latents as pixels (B, C, H, W), float32; in one piece unless a task says otherwise."""
+        return place.decode(brief.model, z).float()
+
     def finish(self, brief: Brief, pictures: Tensor | None) -> Tensor:
         """The pictures as they are handed out, (B, C, H, W) in [-1, 1], from the decoded ones; None when no stage was run."""
         if pictures is None:
@@ -117,18 +131,26 @@ def launch(
     *,
     conds: Mapping[str, Cond | None] | None = None,
     bends: Sequence[Callable[[Denoise], Denoise]] = (),
+    sight: Sight | None = None,
 ) -> Start:
-    """The stage that every task ends with: x at the first of `levels`, guided and bent as the request asks.
+    """The stage that every task ends with: x at the first of `levels`, guided, steered and bent as the request asks.
 
-    conds: instead of those of the prompts. bends: the task's own, outside the request's: what it holds in place stays there.
+    conds: instead of those of the prompts. bends: the task's own, outside the request's: what it holds in place stays there. sight:
+    what of their pictures controls see; none: all of them, at the size of x.
     """
     request, model = brief.request, brief.model
-    others = {branch: _peer(model, brief.assets.model(name), branch) for branch, name in request.mix.others.items()}
+    others = {
+        branch: companion(model, brief.assets.model(name), f"mix: the model of branch '{branch}'").denoiser
+        for branch, name in request.mix.others.items()
+    }
+    told = dict(conditions(brief) if conds is None else conds)
+    mine = {branch: cond for branch, cond in told.items() if branch not in others}
+    denoiser, mine = steered(model, request.controls, brief.assets, sight or _whole(brief, x), levels, mine)
     return Start(
-        model.denoiser,
+        denoiser,
         x,
         levels,
-        conditions(brief) if conds is None else conds,
+        told | mine,
         request.mix,
         [*(bend.bind(brief.assets, brief.prompts) for bend in request.bends), *bends],
         others,
@@ -136,19 +158,31 @@ def launch(
     )
 
 
-def _peer(model: Model, other: Model, branch: str) -> Denoiser:
-    """Another model's denoiser, which must speak of the same latents at the same levels as this one's."""
+def _whole(brief: Brief, x: Tensor) -> Sight:
+    """All of a picture, at the size of the pictures made, or of x where a stage works at another."""
+    size, stride = brief.request.size, brief.model.codec.stride
+    cells = x.shape[-2], x.shape[-1]
+    if cells != (-(-size[0] // stride), -(-size[1] // stride)):
+        size = cells[0] * stride, cells[1] * stride
+    return Sight(size, size)
+
+
+def companion(model: Model, other: Model, what: str) -> Model:
+    """The other model, which must speak of the same latents at the same levels as this one. Raises SpecError, `what` naming it, if not."""
     for name in ("process", "codec", "channels"):
         mine, theirs = (m.process.settled() if name == "process" else getattr(m.spec, name) for m in (model, other))
         if mine != theirs:
-            raise SpecError(f"mix: the model of branch '{branch}' has another {name}; both must denoise the same latents")
+            raise SpecError(f"{what} has another {name}; both must denoise the same latents")
+    weights, others = model.codec.state_dict(), other.codec.state_dict()
+    if weights.keys() == others.keys() and all(torch.equal(value, others[name]) for name, value in weights.items()):
+        return other
     # Codecs of one architecture may have learned other latents; a decoder of its own is no harm.
     ramp = torch.linspace(-1, 1, model.spec.channels * math.prod(model.spec.size), device=model.device)
     picture = ramp.view(1, model.spec.channels, *model.spec.size)
-    mine, theirs = model.codec.encode(picture), other.codec.encode(picture)
-    if float((mine - theirs).square().mean()) > 0.01 * float(mine.square().mean()):
-        raise SpecError(f"mix: the model of branch '{branch}' has a codec of other weights; both must denoise the same latents")
-    return other.denoiser
+    first, second = model.codec.encode(picture), other.codec.encode(picture)
+    if float((first - second).square().mean()) > 0.01 * float(first.square().mean()):
+        raise SpecError(f"{what} has a codec of other weights; both must denoise the same latents")
+    return other
 
 
 def conditions(brief: Brief) -> dict[str, Cond | None]:
@@ -165,10 +199,12 @@ def conditions(brief: Brief) -> dict[str, Cond | None]:
                 f"mix: this model is unconditional, so guidance '{request.mix.kind}' has nothing to guide by; use 'none'"
             )
     words = [request.mix.words(prompt, request.negative) for prompt in brief.prompts]
+    framing = (request.framing or Framing()).at(request.size)
     conds: dict[str, Cond | None] = {}
     for name in request.mix.names:
         speaker = brief.assets.model(request.mix.others[name]).text if name in request.mix.others else model.text
-        conds[name] = None if speaker is None else speaker.read([told[name] for told in words], request.emphasis)
+        shown = framing.away if name.startswith(("null", "negative")) else framing
+        conds[name] = None if speaker is None else speaker.read([told[name] for told in words], request.emphasis, shown)
     return conds
 
 
@@ -187,7 +223,9 @@ class Request(Spec, family="request", kind="request"):
     temperature: every draw of noise of the run, of its start and of its steps, is times this; 1 is the model's own distribution.
     churn: fresh noise before each step of a one-step sampler. variation: how far the noise is moved to another seed's.
     size: (height, width) in pixels. negative: what the null branch is told instead of nothing. emphasis: how prompts are weighted
-    by brackets, see text/prompt.py; "none" reads brackets as they stand.
+    by brackets, see text/prompt.py; "none" reads brackets as they stand. framing: what the picture is said to be cut from, for models
+    that were trained with it (SDXL, PixArt). loras: adapters that the model wears, see adapt/lora.py.
+    words: learned ones that its prompts may use, see adapt/inversion.py.
     """
 
     task: Task = Field(default_factory=lambda: parse("text", "task"))  # type: ignore[assignment]
@@ -206,7 +244,11 @@ class Request(Spec, family="request", kind="request"):
     churn: Churn | None = None
     variation: Variation | None = None
     size: tuple[int, int] | None = None
+    framing: Framing | None = None
+    loras: tuple[LoraUse, ...] = ()
+    words: tuple[WordUse, ...] = ()
     micro_batch: int | None = Field(None, ge=1)
+    controls: tuple[Control, ...] = ()
 
     @field_validator("prompt", mode="before")
     @classmethod
@@ -231,6 +273,11 @@ class Request(Spec, family="request", kind="request"):
     def pictures(self) -> list[str]:
         """The prompt of every picture of the run, in order."""
         return [prompt for prompt in self.prompt for _ in range(self.count)]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The seals of the pictures that the run is made from: its task's, then its controls'."""
+        return tuple(dict.fromkeys((*self.task.inputs, *(control.picture for control in self.controls))))
 
     @property
     def total(self) -> int:
@@ -266,8 +313,10 @@ class Request(Spec, family="request", kind="request"):
         }
         if self.sampler is None:
             filled["sampler"] = self.task.sampler(defaults.sampler)
+        files = assets or Assets()
+        filled |= {name: tuple(files.meant(use) for use in getattr(self, name)) for name in ("loras", "words", "controls")}
         rest = {name: getattr(self, name) for name in Request.model_fields if name not in filled and name != "size"}
-        found = Resolved(**rest, **filled, size=self.task.size(self, model, assets or Assets()))
+        found = Resolved(**rest, **filled, size=self.task.size(self, model, files))
         _ = found.solver, found.varied
         return found
 

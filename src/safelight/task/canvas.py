@@ -5,7 +5,8 @@ Pictures are float (B, C, H, W) in [-1, 1]; masks are bool (1, 1, H, W), True wh
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from safelight.data.transform import Crop, Fit
 from safelight.model import Model
 from safelight.spec import SpecError
 from safelight.text.joint import Joint
+
+Filter = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 
 class Box(NamedTuple):
@@ -38,13 +41,33 @@ def picture(assets: Assets, name: str, model: Model | Joint, size: tuple[int, in
 
     Raises SpecError when it is not at hand, or when the model's pictures are neither grey nor of colour and it is not like them.
     """
+    return as_pixels(fitted(taken(assets, name, model), size, fit or Crop()), model.device)[None]
+
+
+def taken(assets: Assets, name: str, model: Model | Joint) -> Tensor:
+    """The picture of a seal, uint8 (C, H, W) at its own size, with the channels that the model's pictures have.
+
+    Raises SpecError as `picture`.
+    """
     pixels, channels = assets.picture(name), model.spec.channels
-    if len(pixels) != channels and not {len(pixels), channels} <= {1, 3}:
+    if len(pixels) == channels:
+        return pixels
+    if not {len(pixels), channels} <= {1, 3}:
         raise SpecError(f"picture: it has {len(pixels)} channels, the model's pictures have {channels}")
-    image = pixels.permute(1, 2, 0).numpy()
-    if len(pixels) != channels:
-        image = as_channels(image, channels)
-    return as_pixels(_chw((fit or Crop())(image, size)), model.device)[None]
+    return _chw(as_channels(pixels.permute(1, 2, 0).numpy(), channels))
+
+
+def grey(assets: Assets, name: str, what: str) -> Tensor:
+    """The picture of a seal in grey, uint8 (1, H, W). Raises SpecError, `what` naming it, for one that is neither grey nor of colour."""
+    pixels = assets.picture(name)
+    if len(pixels) not in (1, 3):
+        raise SpecError(f"{what}: a grey picture, not one of {len(pixels)} channels")
+    return _chw(as_channels(pixels.permute(1, 2, 0).numpy(), 1))
+
+
+def fitted(pixels: Tensor, size: tuple[int, int], fit: Fit) -> Tensor:
+    """uint8 (C, h, w) -> uint8 (C, H, W), on the CPU."""
+    return _chw(fit(pixels.cpu().permute(1, 2, 0).numpy(), size))
 
 
 def mask(assets: Assets, name: str, like: tuple[int, int], invert: bool, size: tuple[int, int], fit: Fit) -> Tensor:
@@ -57,9 +80,7 @@ def mask(assets: Assets, name: str, like: tuple[int, int], invert: bool, size: t
     if tuple(pixels.shape[1:]) != like:
         h, w = pixels.shape[1:]
         raise SpecError(f"mask: it is {h}x{w}, the picture {like[0]}x{like[1]}; they must be of one size")
-    if len(pixels) not in (1, 3):
-        raise SpecError(f"mask: a grey picture, not one of {len(pixels)} channels")
-    white = (as_channels(pixels.permute(1, 2, 0).numpy(), 1) >= 128) != invert
+    white = (grey(assets, name, "mask").permute(1, 2, 0).numpy() >= 128) != invert
     exact = {"filter": "nearest"} | ({"fill": 255} if "fill" in type(fit).model_fields else {})
     image = fit.model_copy(update=exact)(white.astype(np.uint8) * 255, size)
     return _chw(image)[None] > 0
@@ -157,10 +178,43 @@ def around(hole: Tensor, margin: int, shape: tuple[int, int]) -> Box:
 
 def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     """x (B, C, H, W) at another size: bicubic, averaged where it shrinks, within [-1, 1]; untouched at its own."""
-    if tuple(x.shape[-2:]) == size:
-        return x
-    return F.interpolate(x, size, mode="bicubic", align_corners=False, antialias=True).clamp(-1, 1)
+    return x if tuple(x.shape[-2:]) == size else resampled(x, size, "bicubic").clamp(-1, 1)
+
+
+def resampled(x: Tensor, size: tuple[int, int], by: Filter) -> Tensor:
+    """x (B, C, H, W), pixels or latents, at another size; not clamped. But for `nearest` it is averaged where it shrinks.
+
+    lanczos: y_i = sum_j w_ij x_j / sum_j w_ij, w_ij = L((j + 1/2 - (i + 1/2) n/m) / max(1, n/m)), L(u) = sinc(u) sinc(u/3) for |u| < 3,
+    from n places to m along each side (Duchon 1979, "Lanczos filtering in one and two dimensions").
+    """
+    if by == "nearest":
+        return F.interpolate(x, size, mode="nearest-exact")
+    if by != "lanczos":
+        return F.interpolate(x, size, mode=by, align_corners=False, antialias=True)
+    rows, columns = (_lanczos(n, m).to(x) for n, m in zip(x.shape[-2:], size, strict=True))
+    return rows @ x @ columns.mT
+
+
+def _lanczos(n: int, m: int) -> Tensor:
+    """(m, n) the weights of n places in each of m."""
+    step = max(1.0, n / m)
+    centre = (torch.arange(m, dtype=torch.float64)[:, None] + 0.5) * (n / m)
+    u = (torch.arange(n, dtype=torch.float64)[None] + 0.5 - centre) / step
+    weight = torch.where(u.abs() < 3, torch.sinc(u) * torch.sinc(u / 3), 0.0)
+    return weight / weight.sum(1, keepdim=True)
+
+
+def enlarged(z: Tensor, scale: tuple[float, float], cells: tuple[int, int], by: Filter) -> Tensor:
+    """Latents z (B, c, h, w) times `scale` along each side, of which the first `cells` are kept: what pads their end goes beyond it."""
+    size = tuple(max(least, math.ceil(n * s - 1e-6)) for n, s, least in zip(z.shape[-2:], scale, cells, strict=True))
+    return resampled(z, (size[0], size[1]), by)[..., : cells[0], : cells[1]]
 
 
 def _chw(image: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))  # a copy: what Pillow gives is read-only
+
+
+def middle(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """The middle of x (..., H, W), no larger than it: (..., *size)."""
+    top, left = ((n - m) // 2 for n, m in zip(x.shape[-2:], size, strict=True))
+    return Box(top, left, *size).of(x)

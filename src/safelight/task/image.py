@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from safelight.model import Model
 from safelight.process import Level
 from safelight.task import canvas
 from safelight.task.base import Brief, Request, Resolved, Start, Task, launch
-from safelight.task.strength import Mode, times
+from safelight.task.strength import Mode, levels, noised
 
 
 class Edit(Task):
@@ -22,7 +21,7 @@ class Edit(Task):
 
     picture: its seal. strength: the time of the model's process at which the run begins: 0 returns the picture as it is, 1 keeps
     nothing of what is painted. steps: "scaled" runs those of the request's steps that lie below it, "exact" as many as the request
-    says (see task/strength.py).
+    says, "grid" that part of them, as other tools count (see task/strength.py).
     """
 
     picture: str
@@ -39,22 +38,11 @@ class Edit(Task):
 
     def levels(self, request: Resolved, model: Model) -> list[Level]:
         """The levels that are run, from the strength's own to the clean one; one more than there are steps."""
-        process = model.process
-        return list(process.at(times(request.grid, process, request.steps, self.strength, self.steps)).split())
+        return levels(request, model, self.strength, self.steps)
 
     def runs(self, request: Resolved, model: Model) -> int:
         """How many steps are run, 0 at strength 0: the N of "N of M steps"."""
         return len(self.levels(request, model)) - 1 if self.strength else 0
-
-    def noised(self, brief: Brief, z: Tensor, level: Level, anew: Tensor) -> Tensor:
-        """(B, c, h, w) alpha z + sigma n at a level; where `anew` nothing of z, but noise as the text task begins with.
-
-        z: (1, c, h, w), the latents. anew: bool, broadcast to them.
-        """
-        like = torch.empty(len(brief.prompts), *z.shape[1:], dtype=torch.float32, device=z.device)
-        n = brief.noise.normal("start", None, None, like)
-        pure = n * float(torch.hypot(level.alpha, level.sigma))
-        return torch.where(anew, pure, float(level.alpha) * z + float(level.sigma) * n)
 
 
 def own_size(assets: Assets, name: str) -> tuple[int, int]:
@@ -75,10 +63,9 @@ class Image(Edit, kind="image"):
     def stages(self, brief: Brief) -> Generator[Start, Tensor, None]:
         if not self.strength:
             return
-        levels = self.levels(brief.request, brief.model)
+        places = self.levels(brief.request, brief.model)
         z = brief.model.codec.encode(canvas.padded(self._given(brief), brief.model.codec.stride))
-        nothing = torch.tensor(self.strength == 1, device=z.device)
-        yield launch(brief, self.noised(brief, z, levels[0], nothing), levels)
+        yield launch(brief, noised(brief, z, places[0], self.strength == 1), places)
 
     def finish(self, brief: Brief, pictures: Tensor | None) -> Tensor:
         if pictures is None:

@@ -19,6 +19,8 @@ from safelight.spec import SpecError
 from safelight.task import canvas
 from safelight.task.base import Brief, Request, Resolved, Start, conditions, launch
 from safelight.task.image import Edit, own_size
+from safelight.task.steer import Sight
+from safelight.task.strength import noised
 
 Fill = Literal["noise", "original", "mean", "blur"]
 
@@ -54,13 +56,15 @@ class Painting(Edit):
     beside the kept cells: "original"; "mean", the colour of what is kept; "blur", a smooth continuation of it; or "noise", which is
     "blur" to the codec and pure noise to the sampler. feather: over how many pixels, all of them masked, the new picture fades in.
     margin: None works on the whole picture; a number on the mask's surroundings alone, so many pixels of them, enlarged to the model's
-    own size. match: the colours of what is painted are shifted by up to so many bytes of 255 to meet those kept along the border.
+    own size. hold: False does not keep the cells that are not touched while it is denoised, as the published pipelines of nine-channel
+    networks do not. match: the colours of what is painted are shifted by up to so many bytes of 255 to meet those kept along the border.
     """
 
     strength: float = Field(1.0, ge=0, le=1)
     fill: Fill = "original"
     feather: int = Field(0, ge=0, le=512)
     margin: int | None = Field(None, ge=0)
+    hold: bool = True
     match: int = Field(8, ge=0, le=255)
 
     def scene(self, size: tuple[int, int], model: Model, assets: Assets) -> Scene:
@@ -76,17 +80,27 @@ class Painting(Edit):
         if not self.strength or not bool(scene.hole.any()):
             return
         model, work = brief.model, self._work(scene, brief.model)
-        kept = ~work.hole
-        if self.fill == "mean":
-            begun = canvas.mean(work.picture, kept)
-        else:
-            begun = work.picture if self.fill == "original" else canvas.spread(work.picture, kept)
-        z = model.codec.encode(begun)  # (1, c, h, w)
+        z = self._begun(work, model)
         free = canvas.cells(work.hole, model.codec.stride)  # (1, 1, h, w)
         levels = self.levels(brief.request, model)
         anew = free if self.strength == 1 or self.fill == "noise" else torch.zeros_like(free)
-        x = self.noised(brief, z, levels[0], anew)
-        yield launch(brief, x, levels, conds=self._told(brief, work, free), bends=[keep(z, free)])
+        if self.strength == 1 and not self.hold:
+            anew = torch.ones_like(free)
+        x = noised(brief, z, levels[0], anew)
+        yield launch(
+            brief,
+            x,
+            levels,
+            conds=self._told(brief, work, free),
+            bends=[keep(z, free)] if self.hold else [],
+            sight=Sight(brief.request.size, work.size, work.box),
+        )
+
+    def decode(self, brief: Brief, z: Tensor) -> Tensor:
+        if self.hold and float(self.levels(brief.request, brief.model)[-1].sigma):  # a grid that ends before the data
+            work = self._work(self.scene(brief.request.size, brief.model, brief.assets), brief.model)
+            z = torch.where(canvas.cells(work.hole, brief.model.codec.stride), z, self._begun(work, brief.model).to(z))
+        return super().decode(brief, z)
 
     def finish(self, brief: Brief, pictures: Tensor | None) -> Tensor:
         scene = self.scene(brief.request.size, brief.model, brief.assets)
@@ -100,6 +114,15 @@ class Painting(Edit):
         seen = work.box.of(canvas.ramp(scene.hole, self.feather))
         place.copy_(torch.where(hole, place.lerp(new, seen), place))
         return out
+
+    def _begun(self, work: Work, model: Model) -> Tensor:
+        """(1, c, h, w) the latents of the picture, and in the mask of what it begins as."""
+        kept = ~work.hole
+        if self.fill == "mean":
+            begun = canvas.mean(work.picture, kept)
+        else:
+            begun = work.picture if self.fill == "original" else canvas.spread(work.picture, kept)
+        return model.codec.encode(begun)
 
     def _work(self, scene: Scene, model: Model) -> Work:
         height, width = scene.picture.shape[-2:]

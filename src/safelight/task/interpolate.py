@@ -122,7 +122,7 @@ class Interpolate(Task, kind="interpolate"):
         a, b, parts = ([getattr(p, name) for p in places] for name in ("leg", "next", "part"))
         own = Between(Rows(self._noise(brief, i) for i in a), Rows(self._noise(brief, i) for i in b), parts)
         noise = between.tempered(own, brief.request.temperature)
-        x = noise.normal("start", None, None, brief.like) * float(torch.hypot(levels[0].alpha, levels[0].sigma))
+        x = noise.normal("start", None, None, brief.like) * brief.request.grid.spread(levels[0])
         if self.inputs:
             ends = yield from self._ends(brief, levels, {*a, *b})
             x = between.slerp(torch.cat([ends[i] for i in a]), torch.cat([ends[i] for i in b]), parts)
@@ -183,7 +183,7 @@ class Interpolate(Task, kind="interpolate"):
     def _ends(self, brief: Brief, levels: list[Level], needed: set[int]) -> Generator[Aside, None, dict[int, Tensor]]:
         """(1, c, h, w) x at the first level of the ends that are needed. The same picture with the same words is inverted once."""
         found, known = dict[int, Tensor](), dict[tuple[str, str, str], Tensor]()
-        scale = float(torch.hypot(levels[0].alpha, levels[0].sigma))
+        scale = brief.request.grid.spread(levels[0])
         for i in sorted(needed):
             seal, asked = self.ends[i].picture, self._ask(brief, i)
             if seal is None:

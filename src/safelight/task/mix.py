@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from safelight.assets import Assets
-from safelight.cond import Cond
+from safelight.cond import Cond, Framing
 from safelight.data.scenes.seek import Found, seek
 from safelight.data.transform import Crop, Fit
 from safelight.model import Model
@@ -21,11 +21,13 @@ from safelight.task import canvas
 from safelight.task.base import Aside, Brief, Request, Start, Task, conditions
 from safelight.task.image import Image
 from safelight.task.text import Text as Pure
+from safelight.task.within import changed
 from safelight.text.arithmetic import Expression, Picture, Term, Text, parse, terms, write
 from safelight.text.base import TextEncoder
 from safelight.text.blend import Blend, blend
 from safelight.text.clip import CLIPText
 from safelight.text.near import Embed, Memory, lexicon, nothing
+from safelight.text.sdxl import SDXLText
 
 # The beam of a search whose captions are told and not painted: a third less work, and the best scores were the same in the 13 sums tried.
 _FEW = 8
@@ -140,14 +142,19 @@ class Mix(Task, kind="mix"):
             found = self._captions(self._shared(brief.assets), brief.assets, 1)[0]
             yield from self._inner.stages(brief._replace(prompts=(found.caption,) * len(brief.prompts)))
         else:
-            yield from _told(self._inner.stages(brief), self._conds(brief))
+            conds = self._conds(brief)
+
+            def told(start: Start) -> Generator[Start, Tensor, Tensor]:
+                return (yield start._replace(conds=conds))
+
+            yield from changed(self._inner.stages(brief), told)
 
     def finish(self, brief: Brief, pictures: Tensor | None) -> Tensor:
         return self._inner.finish(brief, pictures)
 
-    def blend(self, encoder: TextEncoder, emphasis: str = "none") -> Blend:
-        """The sum in a text encoder's own space."""
-        return blend(encoder, self.terms, emphasis=emphasis, lengths=self.lengths)
+    def blend(self, encoder: TextEncoder, emphasis: str = "none", framing: Framing | None = None) -> Blend:
+        """The sum in a text encoder's own space. framing: what the picture is said to be cut from, beside the sum."""
+        return blend(encoder, self.terms, emphasis=emphasis, lengths=self.lengths, framing=framing)
 
     def report(
         self,
@@ -195,7 +202,8 @@ class Mix(Task, kind="mix"):
             others = request.mix.others
             speaker = _speaker(brief.assets.model(others[branch]) if branch in others else brief.model)
             if id(speaker) not in known:
-                known[id(speaker)] = self.blend(speaker, request.emphasis).cond
+                framing = (request.framing or Framing()).at(request.size)
+                known[id(speaker)] = self.blend(speaker, request.emphasis, framing).cond
             conds[branch] = known[id(speaker)].take(
                 torch.zeros(len(brief.prompts), dtype=torch.int64, device=brief.model.device)
             )
@@ -212,7 +220,7 @@ class Mix(Task, kind="mix"):
         toward = F.normalize(found.vector, dim=0)
         captions = _Sought(memory.reader("vector", encoder.vectors, check), toward)
         words = captions
-        if chosen and isinstance(encoder, CLIPText):
+        if chosen and isinstance(encoder, CLIPText | SDXLText):
             words = _Sought(memory.reader("state", encoder.states, check), toward)
         tokenizer, source = getattr(encoder, "tokenizer", None), scenes(model)
         near: list[Found] = []
@@ -295,17 +303,6 @@ class _Sought(NamedTuple):
         """The k texts of largest cosine, best first."""
         each = [Found(text, s) for text, s in zip(texts, self.score(texts).tolist(), strict=True)] if texts else []
         return sorted(each, key=lambda f: (-f.score, f.caption))[:k]
-
-
-def _told(run: Generator[Start | Aside, Tensor, None], conds: dict[str, Cond | None]) -> Generator[Start | Aside, Tensor, None]:
-    """The stages of another task, told something else."""
-    stage = next(run, None)
-    while stage is not None:
-        x = yield stage._replace(conds=conds) if isinstance(stage, Start) else stage
-        try:
-            stage = run.send(x)
-        except StopIteration:
-            return
 
 
 def _speaker(model: Model) -> TextEncoder:

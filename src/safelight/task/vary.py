@@ -61,6 +61,9 @@ class Vary(Task, kind="vary"):
     def stages(self, brief: Brief) -> Generator[Start | Aside, Tensor, None]:
         yield from self._innermost.stages(self._varied(brief))
 
+    def decode(self, brief: Brief, z: Tensor) -> Tensor:
+        return self._innermost.decode(brief, z)
+
     def finish(self, brief: Brief, pictures: Tensor | None) -> Tensor:
         return self._innermost.finish(self._varied(brief), pictures)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from safelight.cond import Cond
+from safelight.cond import Cond, Framing
 from safelight.spec import Spec, SpecError
 
 
@@ -20,6 +21,11 @@ class TextSpec(Spec, family="text"):
         """The widths of Cond.tokens and of Cond.vector that the encoder makes, 0 for what it does not make."""
         raise NotImplementedError(type(self).__name__)
 
+    @property
+    def numbers(self) -> int:
+        """How many raw numbers (of a `Framing`, of a class) stand at the end of Cond.vector, which are no embedding."""
+        return 0
+
     def build(self) -> TextEncoder:
         """An encoder of this architecture with fresh weights."""
         raise NotImplementedError(type(self).__name__)
@@ -29,6 +35,11 @@ class TextEncoder(nn.Module):
     """Two stages, so that a data set's captions are tokenised once: words -> integers on the CPU -> Cond on the device."""
 
     spec: Any
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(chain(self.parameters(), self.buffers())).device
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """(B, L) int64 on the CPU. "" is the null prompt. Raises SpecError for what it cannot read."""
@@ -40,18 +51,21 @@ class TextEncoder(nn.Module):
 
     @torch.no_grad()
     def vectors(self, prompts: Sequence[str], batch: int = 256) -> Tensor:
-        """(N, D): the vectors of many prompts, `batch` at a time; what `forward` makes of each, up to rounding.
+        """(N, D): the vectors of many prompts, `batch` at a time; what `forward` makes of each, up to rounding, without its numbers.
 
         Raises SpecError for an encoder that makes none.
         """
-        device = next(self.parameters()).device
-        found = [self(self.tokenize(prompts[i : i + batch]).to(device)).vector for i in range(0, len(prompts), batch)]
-        if any(vector is None for vector in found):
+        device = self.device
+        width = self.spec.gives[1] - self.spec.numbers
+        if not width:
             raise SpecError(f"text '{self.spec.kind}' makes no vector, by which texts are compared")
-        return torch.cat(found) if found else torch.empty(0, self.spec.gives[1], device=device)
+        found = [self(self.tokenize(prompts[i : i + batch]).to(device)).vector for i in range(0, len(prompts), batch)]
+        return torch.cat(found)[:, :width] if found else torch.empty(0, width, device=device)
 
-    def read(self, prompts: Sequence[str], emphasis: str = "none") -> Cond:
-        """Prompts -> Cond, on the encoder's device. emphasis: how brackets weigh words, for encoders whose words can be weighted."""
-        device = next(self.parameters()).device
-        cond: Cond = self(self.tokenize(prompts).to(device))
+    def read(self, prompts: Sequence[str], emphasis: str = "none", framing: Framing | None = None) -> Cond:
+        """Prompts -> Cond, on the encoder's device.
+
+        emphasis: how brackets weigh words, for encoders whose words can be weighted. framing: for encoders that tell it (None: their own).
+        """
+        cond: Cond = self(self.tokenize(prompts).to(self.device))
         return cond

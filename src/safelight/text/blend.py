@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from safelight.cond import Cond
+from safelight.cond import Cond, Framing
 from safelight.spec import SpecError, nearest
 from safelight.text.arithmetic import Term, Text
 from safelight.text.base import TextEncoder
@@ -34,7 +34,9 @@ class Blend(NamedTuple):
     state: float | None = None
 
 
-def blend(encoder: TextEncoder, terms: Sequence[Term], *, emphasis: str = "none", lengths: bool = True) -> Blend:
+def blend(
+    encoder: TextEncoder, terms: Sequence[Term], *, emphasis: str = "none", lengths: bool = True, framing: Framing | None = None
+) -> Blend:
     """The sum of the terms, all of them texts, as a condition.
 
     Whole texts: token by token at equal places and vector by vector. A place counts where it counts in any of the texts; where it
@@ -42,15 +44,17 @@ def blend(encoder: TextEncoder, terms: Sequence[Term], *, emphasis: str = "none"
     what it is, its mask and vector too, but for the states s of the chosen word, which become w s + sum_i w_i v_i, v_i the mean state
     of another chosen word, or of a whole text's tokens. (The ground's other words have read the old word, and keep what they read.)
     lengths: sums are brought to the mean length of their terms, weighted by |w_i|: an encoder ends in a norm, and a network has never
-    seen states of twice the length. One term alone, of positive weight, is then that text, bit for bit.
+    seen states of twice the length. One term alone, of positive weight, is then that text, bit for bit. framing: as in `read`; its numbers
+    are not summed.
     Raises SpecError for a word that is not in its text or is there more than once, and for encoders without tokens.
     """
     ground = next((term for term in terms if isinstance(term.operand, Text) and term.operand.part), None)
-    read = [encoder.read([_text(term)], emphasis) for term in terms]
+    read = [encoder.read([_text(term)], emphasis, framing) for term in terms]
+    numbers = encoder.spec.numbers
     if ground is not None:
         return _at_a_word(encoder, terms, read, list(terms).index(ground), emphasis, lengths)
     weights = [term.weight for term in terms]
-    vectors = [_vector(cond) for cond in read]
+    vectors = [_vector(cond, numbers) for cond in read]
     values = tuple(Value(w, v, _state(c)) for w, v, c in zip(weights, vectors, read, strict=True))
     if len(read) == 1 and (weights[0] == 1 or (lengths and weights[0] > 0)):
         return Blend(read[0], vectors[0], values, values[0].state)
@@ -61,9 +65,10 @@ def blend(encoder: TextEncoder, terms: Sequence[Term], *, emphasis: str = "none"
         there = whole.mask if whole.mask is not None else whole.tokens.new_ones((n, length), dtype=torch.bool)
         tokens, mask = _sum(whole.tokens, weights, there, lengths)[None], there.any(0)[None]
     if whole.vector is not None:
-        vector = _sum(whole.vector[:, None], weights, None, lengths)
+        embedded, said = whole.vector.split([whole.vector.shape[1] - numbers, numbers], 1)
+        vector = torch.cat([_sum(embedded[:, None], weights, None, lengths), said[:1]], 1)
     cond = Cond(tokens, mask, vector)
-    return Blend(cond, _vector(cond), values, _state(cond))
+    return Blend(cond, _vector(cond, numbers), values, _state(cond))
 
 
 def places(encoder: TextEncoder, text: str, part: str, emphasis: str = "none") -> list[int]:
@@ -133,10 +138,10 @@ def _text(term: Term) -> str:
     return term.operand.text
 
 
-def _vector(cond: Cond) -> Tensor:
-    """(D,) what two conditions are compared by: the vector, else the mean of the tokens that count."""
-    if cond.vector is not None:
-        return cond.vector[0]
+def _vector(cond: Cond, numbers: int) -> Tensor:
+    """(D,) what two conditions are compared by: the vector without its numbers, else the mean of the tokens that count."""
+    if cond.vector is not None and cond.vector.shape[1] > numbers:
+        return cond.vector[0, : cond.vector.shape[1] - numbers]
     if cond.tokens is None:
         raise SpecError("expression: this model's text encoder makes neither tokens nor a vector")
     return (cond.tokens[0] if cond.mask is None else cond.tokens[0][cond.mask[0]]).mean(0)

@@ -10,6 +10,7 @@ from safelight.prompt.parse import marks
 from safelight.text.base import TextEncoder
 from safelight.text.clip import CLIPText
 from safelight.text.label import Label
+from safelight.text.sdxl import SDXLText
 from safelight.text.tokens import clean, words
 
 Role = Literal["begin", "word", "end", "pad", "time", "vector"]
@@ -33,8 +34,8 @@ class Token(NamedTuple):
 
 
 def room(encoder: TextEncoder) -> int | None:
-    """How many tokens of a prompt a window has room for; None for encoders that read no tokens."""
-    return encoder.spec.length - 2 if isinstance(encoder, CLIPText) else None
+    """How many tokens of a prompt a window has room for; None for encoders whose windows are none of CLIP's."""
+    return encoder.spec.length - 2 if isinstance(encoder, CLIPText | SDXLText) else None
 
 
 def tokens(encoder: TextEncoder, prompt: str, emphasis: str = "a1111", filled: bool = False) -> list[Token]:
@@ -46,6 +47,8 @@ def tokens(encoder: TextEncoder, prompt: str, emphasis: str = "a1111", filled: b
     if isinstance(encoder, Label):
         number = int(encoder.tokenize([prompt])[0, 0])
         return [Token(prompt, number, 0, len(prompt))] if prompt or filled else []
+    if isinstance(encoder, SDXLText):
+        encoder = encoder.encoders[0]
     if not isinstance(encoder, CLIPText):
         return []
     tokenizer, length = encoder.tokenizer, encoder.spec.length
@@ -68,18 +71,30 @@ def tokens(encoder: TextEncoder, prompt: str, emphasis: str = "a1111", filled: b
 
 def _spans(encoder: CLIPText, prompt: str, emphasis: str) -> Iterator[tuple[int, int]]:
     """(start, end) in the prompt of every token, in order: the tokenizer's own steps, each with the places it keeps."""
-    for segment in _segments(prompt, emphasis):
-        text, origin = _cleaned(*segment)
-        at = 0
-        for word in words(text):
-            at = text.index(word, at)
-            owner = [i for i, c in enumerate(word) for _ in c.encode("utf-8")]  # of each byte
-            first = 0
-            for id in encoder.tokenizer.encode(word):
-                last = first + encoder.tokenizer.length(id) - 1
-                yield origin[at + owner[first]][0], origin[at + owner[last]][1]
-                first = last + 1
-            at += len(word)
+    for said, places in _segments(prompt, emphasis):
+        start = 0
+        for part, ids in encoder.tokenizer.named(said):
+            stop = start + len(part)
+            if ids:
+                yield from [(places[start], places[stop - 1] + 1)] * len(ids)
+            elif part:
+                yield from _words(encoder, part, places[start:stop])
+            start = stop
+
+
+def _words(encoder: CLIPText, said: str, places: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(start, end) in the prompt of every token of a stretch of it without names."""
+    text, origin = _cleaned(said, places)
+    at = 0
+    for word in words(text):
+        at = text.index(word, at)
+        owner = [i for i, c in enumerate(word) for _ in c.encode("utf-8")]  # of each byte
+        first = 0
+        for id in encoder.tokenizer.encode(word):
+            last = first + encoder.tokenizer.length(id) - 1
+            yield origin[at + owner[first]][0], origin[at + owner[last]][1]
+            first = last + 1
+        at += len(word)
 
 
 def _segments(prompt: str, emphasis: str) -> Iterator[tuple[str, list[int]]]:

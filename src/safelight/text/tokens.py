@@ -2,8 +2,8 @@
 
 Radford et al. 2021, "Learning transferable visual models from natural language supervision", section 2.4; the merging itself is
 Sennrich et al. 2016, "Neural machine translation of rare words with subword units", algorithm 1. Ids are laid out as CLIP's
-are: 256 bytes, the same 256 bytes at a word's end, one id a merge in order of rank, `begin`, `end`. Every text has an encoding,
-because every byte has.
+are: 256 bytes, the same 256 bytes at a word's end, one id a merge in order of rank, `begin`, `end`; a model that numbers its
+symbols otherwise says how. Every text has an encoding, because every byte has.
 
 `begin` and `end` cannot be written in a prompt: the text "<|endoftext|>" is read as its characters. (CLIP's own tokenizer would
 end the prompt there; a prompt is data here.)
@@ -13,22 +13,29 @@ from __future__ import annotations
 
 import gzip
 import json
+import lzma
 import re
 import unicodedata
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from safelight.spec import SpecError, nearest
 
 END_OF_WORD = "</w>"
+FULL = "clip"  # the name of the published vocabulary, whole
+SHIPPED = ("clip", "clip-vocabulary")
 PUBLISHED = 48_894  # merges in CLIP's vocabulary of 49,408; the published list goes on beyond them
 CONTRACTIONS = ("'re", "'ve", "'ll", "'s", "'t", "'m", "'d")
 REMEMBERED = 50_000  # words whose encoding is kept
+LARGEST = 50_000_000  # bytes of a vocabulary; the largest published ones have 20 MB
+_MEMORY = 200_000_000  # of the decompressor
 # What `words` does, for the commonest texts; ten times as fast.
 _ASCII_WORDS = re.compile(r"'(?:re|ve|ll|s|t|m|d)|[a-z]+|[0-9]|[^\sa-z0-9]+", re.ASCII)
 
@@ -81,33 +88,44 @@ def words(text: str) -> list[str]:
 class Tokenizer:
     """Text <-> ids over `merges`, pairs of symbols in order of rank. Raises SpecError when a merge's parts are unknown.
 
-    begin, end: the ids that open and close a prompt. size: the number of ids. `tokens[id]` is an id's symbol.
+    begin, end: the ids that open and close a prompt. size: the number of ids. `tokens[id]` is an id's symbol; given, it lists them all
+    in the order of the ids, `begin` and `end` among them, and a symbol that is missing there is read as `end`. extra: names that stand
+    for ids of their own, of any number, where they are written as a word of their own: what was learned for them (textual inversion).
     """
 
-    def __init__(self, merges: Iterable[tuple[str, str]]) -> None:
+    extra: dict[str, tuple[int, ...]]
+
+    def __init__(
+        self,
+        merges: Iterable[tuple[str, str]],
+        tokens: Sequence[str] | None = None,
+        begin: str = "<|startoftext|>",
+        end: str = "<|endoftext|>",
+    ) -> None:
         letters = alphabet()
         plain = sorted(letters, key=lambda c: (ord(c) >= 0x100, ord(c)))  # CLIP's order: bytes that print come first
         self.merges = [(a, b) for a, b in merges]
-        self.tokens = [
-            *plain,
-            *(c + END_OF_WORD for c in plain),
-            *(a + b for a, b in self.merges),
-            "<|startoftext|>",
-            "<|endoftext|>",
-        ]
+        usual = [*plain, *(c + END_OF_WORD for c in plain), *(a + b for a, b in self.merges), begin, end]
+        self.tokens = usual if tokens is None else list(tokens)
         self.ids = {t: i for i, t in enumerate(self.tokens)}
         if len(self.ids) != len(self.tokens):
             twice = next(t for i, t in enumerate(self.tokens) if self.ids[t] != i)
             raise SpecError(f"vocabulary: the symbol {twice!r} comes about twice: remove one of its merges")
+        known = set(usual)
         for a, b in self.merges:
-            if a not in self.ids or b not in self.ids:
+            if a not in known or b not in known:
                 raise SpecError(f"vocabulary: the merge {a!r} + {b!r} needs a symbol that no byte and no merge gives")
+        for special in (begin, end):
+            if special not in self.ids:
+                raise SpecError(f"vocabulary: it lacks {special!r}, which every text needs")
         self.size = len(self.tokens)
-        self.begin, self.end = self.size - 2, self.size - 1
+        self.begin, self.end = self.ids[begin], self.ids[end]
+        self.usual = tokens is None or self.tokens == usual
         self._rank = {pair: i for i, pair in enumerate(self.merges)}
         self._letter = letters
         self._byte = {c: b for b, c in enumerate(letters)}
         self._seen: dict[str, tuple[int, ...]] = {}
+        self.extra = {}
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without `begin` and `end`. Of any length; nothing is dropped.
@@ -116,7 +134,32 @@ class Tokenizer:
         """
         if any("\ud800" <= c <= "\udfff" for c in text):
             raise SpecError("prompt: it holds half of a character (a lone surrogate), which is no text: write it in UTF-8")
-        return [i for word in words(clean(text)) for i in self._word(word)]
+        return [
+            i for part, ids in self.named(text) for i in (ids or (j for word in words(clean(part)) for j in self._word(word)))
+        ]
+
+    def named(self, text: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """The text in pieces: names of `extra` with their ids, the longest where several fit, and what lies between them with none."""
+        if not self.extra:
+            yield text, ()
+            return
+        edges = [(r"(?<!\w)" if n[:1].isalnum() else "", n, r"(?!\w)" if n[-1:].isalnum() else "") for n in self.extra]
+        names = "|".join(f"{a}{re.escape(n)}{b}" for a, n, b in sorted(edges, key=lambda e: len(e[1]), reverse=True))
+        at = 0
+        for found in re.finditer(names, text):
+            yield text[at : found.start()], ()
+            yield found[0], self.extra[found[0]]
+            at = found.end()
+        yield text[at:], ()
+
+    def symbol(self, id: int) -> str:
+        """The symbol of an id; for the first of a name's the name, as a word, and for its others the end of one."""
+        if id < self.size and not self.extra:
+            return self.tokens[id]
+        name = next((name for name, ids in self.extra.items() if id == ids[0]), None)
+        if name is not None:
+            return "".join(self._letter[b] for b in name.encode("utf-8")) + END_OF_WORD
+        return self.tokens[id] if id < self.size else END_OF_WORD
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids: cleaned as `clean` does, words parted by one space. `begin` and `end` give nothing.
@@ -127,7 +170,7 @@ class Tokenizer:
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """Each id's own text, for showing a prompt in its tokens; part of a character shows as U+FFFD."""
-        return [self.tokens[i] if i >= self.begin else self._piece((i,), "") for i in ids]
+        return [self.tokens[i] if i in (self.begin, self.end) else self._piece((i,), "") for i in ids]
 
     def spans(self, ids: Sequence[int], room: int) -> list[slice]:
         """Cuts `ids` into runs of at most `room`, one run a window; together they are all of `ids`.
@@ -141,9 +184,9 @@ class Tokenizer:
         while len(ids) - start > room:
             stop = start + room
             soft = (
-                e for e in range(stop, max(start, stop - room * 4 // 15), -1) if self.tokens[ids[e - 1]] in (",</w>", ".</w>")
+                e for e in range(stop, max(start, stop - room * 4 // 15), -1) if self.symbol(ids[e - 1]) in (",</w>", ".</w>")
             )
-            word = (e for e in range(stop, start, -1) if self.tokens[ids[e - 1]].endswith(END_OF_WORD))
+            word = (e for e in range(stop, start, -1) if self.symbol(ids[e - 1]).endswith(END_OF_WORD))
             stop = next(soft, None) or next(word, None) or stop
             cuts.append(slice(start, stop))
             start = stop
@@ -170,7 +213,7 @@ class Tokenizer:
         if found is None:
             if len(self._seen) >= REMEMBERED:
                 self._seen.clear()
-            found = self._seen[word] = tuple(self.ids[s] for s in deque(self.merging(word), 1)[0])
+            found = self._seen[word] = tuple(self.ids.get(s, self.end) for s in deque(self.merging(word), 1)[0])
         return found
 
     def merging(self, word: str) -> Iterator[list[str]]:
@@ -194,58 +237,89 @@ class Tokenizer:
 
     def length(self, id: int) -> int:
         """How many bytes of text an id stands for; 0 for `begin` and `end`."""
-        return 0 if id >= self.begin else len(self.tokens[id].removesuffix(END_OF_WORD))
+        return 0 if id in (self.begin, self.end) else len(self.symbol(id).removesuffix(END_OF_WORD))
 
     def _whole(self, ids: Iterable[int]) -> list[list[int]]:
         """Runs of ids up to a word's end: within them bytes belong together."""
         runs: list[list[int]] = [[]]
         for i in ids:
-            if i < self.begin:
+            if i not in (self.begin, self.end):
                 runs[-1].append(i)
-                if self.tokens[i].endswith(END_OF_WORD):
+                if self.symbol(i).endswith(END_OF_WORD):
                     runs.append([])
         return runs
 
     def _piece(self, ids: Sequence[int], space: str) -> str:
-        symbols = "".join(self.tokens[i] for i in ids)
+        symbols = "".join(self.symbol(i) for i in ids)
         end = symbols.endswith(END_OF_WORD)
-        raw = bytes(self._byte[c] for c in symbols.removesuffix(END_OF_WORD))
+        raw = bytes(self._byte.get(c, 0x3F) for c in symbols.removesuffix(END_OF_WORD))
         return raw.decode("utf-8", errors="replace") + (space if end else "")
+
+
+def unxz(data: bytes) -> bytes:
+    """What was packed by lzma, of at most `LARGEST` bytes. Raises ValueError for more, and for what is not whole."""
+    try:
+        reader = lzma.LZMADecompressor(memlimit=_MEMORY)
+        found = reader.decompress(data, LARGEST)
+    except lzma.LZMAError as error:
+        raise ValueError(str(error)) from None
+    if not reader.eof:
+        raise ValueError(f"it is cut short, or of more than {LARGEST:,} bytes")
+    return found
+
+
+@cache
+def shipped(name: str) -> Tokenizer:
+    """The vocabulary that ships: "clip", the published 49,408 ids, or "clip-vocabulary", the 6,655 that describe sprites.
+
+    The file is one xz of a line of JSON, of the ids that each merge joins (two bytes each, all left ones and then all right ones), and of a
+    bit a merge, set for those of the smaller vocabulary. Raises SpecError when there is no such name.
+    """
+    if name not in SHIPPED:
+        raise SpecError(
+            f"no vocabulary '{name}'{nearest(name, SHIPPED)} (shipped: {', '.join(SHIPPED)}; or the path of a merges file)"
+        )
+    data = unxz((resources.files("safelight") / "assets" / "clip-vocabulary.xz").read_bytes())
+    head, _, rest = data.partition(b"\n")
+    n = json.loads(head)["merges"]
+    joined = np.frombuffer(rest, "<u2", 2 * n).reshape(2, n).T.tolist()
+    symbols = Tokenizer(()).tokens[:-2]
+    merges: list[tuple[str, str]] = []
+    for a, b in joined:
+        merges.append((symbols[a], symbols[b]))
+        symbols.append(symbols[a] + symbols[b])
+    if name == FULL:
+        return Tokenizer(merges)
+    kept = np.unpackbits(np.frombuffer(rest, np.uint8, offset=4 * n), count=n).tolist()
+    return Tokenizer(pair for pair, keep in zip(merges, kept, strict=True) if keep)
 
 
 def load(source: str) -> Tokenizer:
     """The tokenizer of a vocabulary: the name of one that ships with the package, or the path of a file of merges.
 
-    Files: our `.json.gz` (`{"merges": ["i n", ...]}`), or lines `a b` in order of rank, plain or gzipped, below an optional
-    first line that starts with `#version` or a quote: the usual `merges.txt` and CLIP's published list.
-    Raises SpecError when there is none, or it is not such a file.
+    Files: lines `a b` in order of rank, plain or gzipped, below an optional first line that starts with `#version` or a quote: the
+    usual `merges.txt` and CLIP's published list. Raises SpecError when there is none, or it is not such a file.
     """
-    shipped = {
-        p.name.removesuffix(".json.gz"): p
-        for p in (resources.files("safelight") / "assets").iterdir()
-        if "-vocabulary" in p.name
-    }
-    if source in shipped:
-        data, name = shipped[source].read_bytes(), source
-    elif Path(source).is_file():
-        data, name = Path(source).read_bytes(), Path(source).name
-    else:
-        known = f"shipped: {', '.join(sorted(shipped))}; or the path of a merges file"
-        raise SpecError(f"no vocabulary '{source}'{nearest(source, shipped)} ({known})")
+    if source in SHIPPED or not Path(source).is_file():
+        return shipped(source)
+    data, name = Path(source).read_bytes(), Path(source).name
     try:
         text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8")
-        if text.startswith("{"):
-            lines = json.loads(text)["merges"]
-        else:
-            lines = text.splitlines()
-            lines = lines[1:] if lines and lines[0].startswith(("#version", '"')) else lines
-            lines = [line for line in lines if line.strip()][:PUBLISHED]
-        pairs = [line.split(" ") for line in lines]
-        if not pairs or any(len(p) != 2 for p in pairs):
-            raise ValueError("a line is not two symbols and a space between them")
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError) as error:
+        return Tokenizer(pairs(text))
+    except (ValueError, EOFError, OSError) as error:
+        if isinstance(error, SpecError):
+            raise
         raise SpecError(f"'{name}' is not a vocabulary: {' '.join(str(error).split())}") from None
-    return Tokenizer((a, b) for a, b in pairs)
+
+
+def pairs(text: str) -> list[tuple[str, str]]:
+    """The merges of a `merges.txt`. Raises ValueError for what is none."""
+    lines = text.splitlines()
+    lines = lines[1:] if lines and lines[0].startswith(("#version", '"')) else lines
+    found = [line.split(" ") for line in lines if line.strip()][:PUBLISHED]
+    if not found or any(len(p) != 2 for p in found):
+        raise ValueError("a line is not two symbols and a space between them")
+    return [(a, b) for a, b in found]
 
 
 def prune(full: Tokenizer, corpus: Iterable[str], first: int = 0) -> Tokenizer:

@@ -14,6 +14,7 @@ from safelight import device as machine
 from safelight.data import Pictures, Stream
 from safelight.model import Model
 from safelight.nn import Network
+from safelight.nn.joined import settle
 from safelight.spec import SpecError
 from safelight.train.feed import Fed, Words, feed, flipped, seen, words
 from safelight.train.guard import BROKEN, OK
@@ -95,6 +96,7 @@ def begin(model: Model, plan: Plan, objective: Objective | None = None) -> Train
     for part in objective.parts(model):
         if plan.checkpointing and not isinstance(part, Network):
             raise SpecError(f"plan.checkpointing: {type(part).__name__} has no blocks to checkpoint; leave it false")
+    settle(model)  # an optimizer holds on to the parameters that it is given
     scaling = plan.effective(model.device).dtype == torch.float16
     return TrainState(model, plan, objective, scaling)
 

@@ -25,10 +25,8 @@ from safelight.data.scenes.nouns import Noun, nouns
 from safelight.data.scenes.words import BACKGROUNDS, COLOURS, RGB, STYLES
 from safelight.spec import SpecError, nearest
 
-FORMAT = 2
+FORMAT = 3
 SIDE = 64
-# Sprites of one style that are stacked in one picture, in the order of the index.
-STRIP = 32
 # Sides of a sprite in a 64-pixel picture: small, corner and pair, pair, middle, middle, big.
 SIDES = (20, 24, 28, 40, 46, 60)
 
@@ -107,10 +105,10 @@ def load(path: Path | None = None, *, concepts: Sequence[str] | None = None, sty
         with zipfile.ZipFile(path) as file:
             if json.loads(file.read("about.json"))["format"] != FORMAT:
                 raise SpecError(f"{path}: packed in another format; build it again with scripts/build_sprites.py")
-            every = [json.loads(line) for line in file.read("index.jsonl").decode().splitlines()]
-            rows = [row for row in every if row["concept"] in wanted and row["style"] in styles]
+            index = json.loads(file.read("index.json"))
+            rows = [row for style in styles for row in rows_of(index, style) if row["concept"] in wanted]
             rows.sort(key=lambda row: (STYLES.index(row["style"]), row["concept"]))
-            pixels = _pixels(file, every, [row["file"] for row in rows])
+            pixels = _pixels(file, index, rows)
             texts = [name for name in file.namelist() if name.startswith("licences/")]
             licences = {Path(name).name.removesuffix(".txt"): file.read(name).decode() for name in texts}
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
@@ -126,26 +124,43 @@ def load(path: Path | None = None, *, concepts: Sequence[str] | None = None, sty
     return Pack(sprites, pixels, tuple(table[name] for name in sorted(present)), licences)
 
 
-def strips(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Which sprites stand in which strip, from the top: {file in the zip: [`file` of the index]}."""
-    found: dict[str, list[str]] = {}
-    for style in STYLES:
-        files = [row["file"] for row in rows if row["style"] == style]
-        for first in range(0, len(files), STRIP):
-            found[f"{style}/{first // STRIP:02}.webp"] = files[first : first + STRIP]
-    return found
+def rows_of(index: Mapping[str, Any], style: str) -> list[dict[str, Any]]:
+    """The sprites of a style in the order in which their pictures are stacked.
+
+    index: {"sources": {style: what its sprites share}, "concepts": {concept: {"code", "keywords"}}, "styles": {style: a list for each
+    of "concept", "clear", "solid" and "hue", and "strips": how many sprites each picture has, and how many bytes}}.
+    """
+    columns = index["styles"][style]
+    return [
+        {
+            "file": f"{style}/{index['concepts'][concept]['code']}",
+            "concept": concept,
+            "style": style,
+            **index["sources"][style],
+            "keywords": index["concepts"][concept]["keywords"],
+            "clear": clear,
+            "solid": solid,
+            "hue": hue,
+        }
+        for concept, clear, solid, hue in zip(*(columns[name] for name in ("concept", "clear", "solid", "hue")), strict=True)
+    ]
 
 
-def _pixels(file: zipfile.ZipFile, every: Sequence[Mapping[str, Any]], wanted: Sequence[str]) -> np.ndarray:
-    """uint8 (len(wanted), 64, 64, 4); strips without a wanted sprite are not read."""
+def _pixels(file: zipfile.ZipFile, index: Mapping[str, Any], wanted: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """uint8 (len(wanted), 64, 64, 4); pictures without a wanted sprite are not read."""
     pixels = np.zeros((len(wanted), SIDE, SIDE, 4), np.uint8)
-    rows = {name: i for i, name in enumerate(wanted)}
-    for strip, names in strips(every).items():
-        if any(name in rows for name in names):
-            stack = np.asarray(Image.open(io.BytesIO(file.read(strip))).convert("RGBA")).reshape(-1, SIDE, SIDE, 4)
-            for name, sprite in zip(names, stack, strict=True):
-                if name in rows:
-                    pixels[rows[name]] = sprite
+    places = {(row["style"], row["concept"]): i for i, row in enumerate(wanted)}
+    for style in dict.fromkeys(row["style"] for row in wanted):
+        concepts, data = iter(index["styles"][style]["concept"]), io.BytesIO(file.read(f"{style}.webps"))
+        for count, size in index["styles"][style]["strips"]:
+            strip = data.read(size)
+            found = [places.get((style, next(concepts))) for _ in range(count)]
+            if any(place is not None for place in found):
+                stack = np.array(Image.open(io.BytesIO(strip)).convert("RGBA")).reshape(-1, SIDE, SIDE, 4)
+                stack[stack[..., 3] == 0] = 0  # a picture says nothing of the colour of what is clear
+                for place, sprite in zip(found, stack, strict=True):
+                    if place is not None:
+                        pixels[place] = sprite
     return pixels
 
 

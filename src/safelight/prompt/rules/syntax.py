@@ -59,7 +59,11 @@ _COLON = re.compile(r"(?<!\\)\(([^()]*?):\s*(\d*\.?\d+)\s*\)")
 _SQUARE = re.compile(r"(?<!\\)\[([^\[\]|:]+)\]")
 _COMMA = re.compile(r":\s*(\d+),(\d+)\s*\)")
 _UNKNOWN = (
-    (re.compile(r"<(?:lora|lyco|hypernet)\s*:[^<>]*>", re.I), "an adapter is chosen beside the prompt, not in it"),
+    (
+        re.compile(r"<lora\s*:[^<>]*>", re.I),
+        "an adapter is no word: it is taken out, and worn where its file is given (--lora)",
+    ),
+    (re.compile(r"<(?:lyco|hypernet)\s*:[^<>]*>", re.I), "an adapter of this kind is not read"),
     (
         re.compile(r"(?<!\\)\[[^\[\]]*:\s*[\d.]+\s*\]"),
         "editing a prompt during a run is not in this language; the brackets only weigh",

@@ -1,7 +1,7 @@
 """The endpoints of A1111's web UI that its clients use, under /sdapi/v1. Masks are white where they paint, as there.
 
 A seed draws other noise here than there: the same numbers give another picture, as they do on another version of theirs. What a request
-asks for that is not here (hires fix, scripts, face restoration, tiling) is refused by name instead of left out in silence.
+asks for that is not here (scripts, face restoration, tiling) is refused by name instead of left out in silence.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from PIL import Image as Pillow
 from pydantic import BaseModel, ConfigDict, Field
 
 from safelight import device as devices
-from safelight.interop import infotext
+from safelight.adapt.lora import tagged
+from safelight.interop import infotext, names
+from safelight.interop.checkpoint import raw_header
 from safelight.model import DEFAULT
 from safelight.picture import parameters
 from safelight.serve.api.answers import png, received
@@ -43,12 +45,11 @@ _FITS = ("stretch", "crop", "pad")  # theirs: just resize, crop and resize, resi
 _UPSCALERS = {"None": None, "Lanczos": Pillow.Resampling.LANCZOS, "Nearest": Pillow.Resampling.NEAREST}
 # What is on their request and not here; its value when it asks for nothing.
 _NOT_HERE: dict[str, tuple[Any, ...]] = {
-    "enable_hr": (False, None),
+    "enable_hr": (False, None),  # of a picture: with words alone it is here
     "restore_faces": (False, None),
     "tiling": (False, None),
     "script_name": (None, "", "None"),
     "styles": (None, []),
-    "refiner_checkpoint": (None, "", "None"),
     "alwayson_scripts": (None, {}),
     "image_cfg_scale": (None, 1.5, 0, 1),
 }
@@ -62,7 +63,7 @@ class Settings(BaseModel):
     sd_model_checkpoint: str | None = Field(None, max_length=200)
 
 
-class Txt2img(BaseModel):
+class Asked(BaseModel):
     """What a client of A1111 sends; fields that are not listed say nothing of the picture."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
@@ -86,13 +87,27 @@ class Txt2img(BaseModel):
     s_tmin: float | None = Field(None, ge=0)
     s_tmax: float | None = Field(None, ge=0)
     s_noise: float | None = Field(None, ge=0)
+    refiner_checkpoint: str | None = Field(None, max_length=200)
+    refiner_switch_at: float | None = Field(None, gt=0, lt=1)
     override_settings: Settings | None = None
     override_settings_restore_afterwards: bool | None = True
     send_images: bool = True
     save_images: bool = False
 
 
-class Img2img(Txt2img):
+class Txt2img(Asked):
+    """The same, of words alone; with enable_hr in two passes, the second at hr_scale times the size, or at hr_resize_x by hr_resize_y."""
+
+    enable_hr: bool | None = False
+    hr_scale: float | None = Field(2.0, ge=1, le=16)
+    hr_resize_x: int | None = Field(0, ge=0)
+    hr_resize_y: int | None = Field(0, ge=0)
+    hr_upscaler: str | None = Field(None, max_length=100)
+    hr_second_pass_steps: int | None = Field(0, ge=0)
+    denoising_strength: float | None = Field(None, ge=0, le=1)
+
+
+class Img2img(Asked):
     """The same, from a picture; with a mask only its white part is painted."""
 
     init_images: list[str] = Field(min_length=1, max_length=1)
@@ -256,7 +271,8 @@ class Memory(BaseModel):
 @router.post("/txt2img")
 async def txt2img(here: Here, call: Call, asked: Txt2img) -> Made:
     """Make pictures of a prompt."""
-    return await _made(here, call, asked, {"kind": "text"})
+    task = await anyio.to_thread.run_sync(_passes, here, asked) if asked.enable_hr else {"kind": "text"}
+    return await _made(here, call, asked, task)
 
 
 @router.post("/img2img")
@@ -264,6 +280,36 @@ async def img2img(here: Here, call: Call, asked: Img2img) -> Made:
     """Make pictures from a picture, or paint the white part of a mask."""
     task = await anyio.to_thread.run_sync(_task, here, asked)
     return await _made(here, call, asked, task)
+
+
+def _passes(here: Server, asked: Txt2img) -> dict[str, Any]:
+    """The task of two passes. Raises SpecError for an upscaler that is not here."""
+    name = asked.hr_upscaler or "Latent"
+    if name not in names.UPSCALERS:
+        raise SpecError(f"hr_upscaler: no upscaler '{name}' (there: {', '.join(names.UPSCALERS)})")
+    strength = 0.75 if asked.denoising_strength is None else asked.denoising_strength
+    if not strength:
+        raise SpecError("denoising_strength: 0 leaves nothing to the second pass")
+    # There a second pass runs all of its steps below the strength.
+    second = {"strength": strength, "steps": "exact", "count": asked.hr_second_pass_steps or None, **names.UPSCALERS[name]}
+    spec = here.spec(_model(here, asked))
+    first = [asked.height or spec.size[0], asked.width or spec.size[1]]
+    return {"kind": "hires", "first": first, "second": second}
+
+
+def _enlarged_to(asked: Txt2img, first: list[int]) -> list[int]:
+    """(height, width) after the second pass: of two sides that are asked for both, of one its proportions, else by hr_scale."""
+    height, width = asked.hr_resize_y or 0, asked.hr_resize_x or 0
+    if height and width:
+        return [height, width]
+    by = height / first[0] if height else width / first[1] if width else 2.0 if asked.hr_scale is None else asked.hr_scale
+    return [round(side * by) for side in first]
+
+
+def _model(here: Server, asked: Asked) -> str:
+    """The model that a request names, else the chosen one."""
+    named = asked.override_settings.sd_model_checkpoint if asked.override_settings else None
+    return checkpoint(here, named or option(here))
 
 
 def _task(here: Server, asked: Img2img) -> dict[str, Any]:
@@ -279,7 +325,7 @@ def _task(here: Server, asked: Img2img) -> dict[str, Any]:
     return task
 
 
-async def _made(here: Server, call: Call, asked: Txt2img, task: dict[str, Any]) -> Made:
+async def _made(here: Server, call: Call, asked: Asked, task: dict[str, Any]) -> Made:
     ask = await anyio.to_thread.run_sync(_asked, here, asked, task)
     run = await anyio.to_thread.run_sync(here.ask, ask)
     done = await here.finished(run.id, call)
@@ -288,24 +334,28 @@ async def _made(here: Server, call: Call, asked: Txt2img, task: dict[str, Any]) 
     return await anyio.to_thread.run_sync(_answer, here, asked, done)
 
 
-def _asked(here: Server, asked: Txt2img, task: dict[str, Any]) -> Ask:
+def _asked(here: Server, asked: Asked, task: dict[str, Any]) -> Ask:
     """The run that is asked for. Raises SpecError for what is not here."""
     for name, nothing in _NOT_HERE.items():
         value = (asked.model_extra or {}).get(name)
         if value not in nothing:
             raise SpecError(f"{name}: that is not here")
-    chosen = asked.override_settings.sd_model_checkpoint if asked.override_settings else None
-    model = checkpoint(here, chosen or option(here))
+    model = _model(here, asked)
     spec = here.spec(model)
     seed = secrets.randbelow(2**32) if asked.seed == -1 else asked.seed
     variation: dict[str, Any] | None = None
     if asked.subseed_strength:
         subseed = secrets.randbelow(2**32) if asked.subseed == -1 else asked.subseed
         variation = {"seed": subseed, "strength": asked.subseed_strength}
+    prompt, loras = tagged(asked.prompt)
+    said = f"{prompt} {asked.negative_prompt or ''}"
+    words = [name for name, learned in here.learned()[0].items() if any(one.word in said for one in learned)]
     request: dict[str, Any] = {
         "task": task,
-        "prompt": [asked.prompt],
+        "prompt": [prompt],
         "negative": asked.negative_prompt or "",
+        "loras": loras,
+        "words": [{"name": name} for name in words],
         "seed": seed,
         "count": asked.batch_size * asked.n_iter,
         "micro_batch": asked.batch_size if asked.n_iter > 1 else None,
@@ -315,8 +365,13 @@ def _asked(here: Server, asked: Txt2img, task: dict[str, Any]) -> Ask:
         request["steps"] = asked.steps
     if asked.cfg_scale is not None and spec.text is not None:
         request["mix"] = guided(here, model, asked.cfg_scale)
-    if asked.width is not None or asked.height is not None:
+    if isinstance(asked, Txt2img) and asked.enable_hr:
+        request["size"] = _enlarged_to(asked, task["first"])
+    elif asked.width is not None or asked.height is not None:
         request["size"] = [asked.height or spec.size[0], asked.width or spec.size[1]]
+    if asked.refiner_checkpoint not in (None, "", "None"):
+        refiner = checkpoint(here, asked.refiner_checkpoint or "")
+        request["task"] = {"kind": "refine", "refiner": refiner, "switch": 1 - (asked.refiner_switch_at or 0.8), "of": task}
     named = asked.sampler_name or asked.sampler_index
     if named:
         sampler, grid = infotext.sampler_and_grid(named, asked.scheduler or "")
@@ -328,7 +383,7 @@ def _asked(here: Server, asked: Txt2img, task: dict[str, Any]) -> Ask:
         request["sampler"] = {"kind": sampler, **infotext.elsewhere(named), **own}
         request["grid"] = grid
     elif asked.scheduler and asked.scheduler.lower() != "automatic":
-        request["grid"] = infotext.known(asked.scheduler, infotext.GRIDS)
+        request["grid"] = names.schedule(asked.scheduler)
         if request["grid"] is None:
             raise SpecError(
                 f"scheduler: no schedule '{asked.scheduler}' (there: {', '.join(g.a1111 or g.ours for g in infotext.GRIDS)})"
@@ -342,7 +397,7 @@ def _asked(here: Server, asked: Txt2img, task: dict[str, Any]) -> Ask:
     return Ask(model=model, request=parsed, record="preview", group=GROUP)
 
 
-def _answer(here: Server, asked: Txt2img, run: Run) -> Made:
+def _answer(here: Server, asked: Asked, run: Run) -> Made:
     files = [picture_bytes(here, run.id, k) for k in range(len(run.pictures))]
     texts = []
     for file in files:
@@ -574,9 +629,12 @@ def vaes() -> list[dict[str, str]]:
 
 
 @router.get("/loras")
-def loras() -> list[dict[str, str]]:
-    """None: adapters are not loaded by a prompt here."""
-    return []
+def loras(here: Here) -> list[dict[str, Any]]:
+    """The adapters in the data folder, which a prompt calls by `<lora:name:weight>`."""
+    return [
+        {"name": name, "alias": name, "path": path.name, "metadata": raw_header(path).get("__metadata__", {})}
+        for name, path in here.folder.adapters().items()
+    ]
 
 
 @router.get("/upscalers")
@@ -596,14 +654,19 @@ def realesrgan() -> list[dict[str, str]]:
 
 @router.get("/latent-upscale-modes")
 def latent_upscalers() -> list[dict[str, str]]:
-    """None."""
-    return []
+    """How a second pass may enlarge latents."""
+    return [{"name": name} for name, second in names.UPSCALERS.items() if "latent" in second]
 
 
 @router.get("/embeddings")
 def embeddings(here: Here) -> dict[str, dict[str, Any]]:
-    """The named concepts, which a prompt calls by `<name>`."""
-    return {"loaded": {name: {"expression": one.expression} for name, one in here.concepts().items()}, "skipped": {}}
+    """The named concepts, which a prompt calls by `<name>`, and the learned words in the data folder, by their own."""
+    found: dict[str, Any] = {name: {"expression": one.expression} for name, one in here.concepts().items()}
+    learned, skipped = here.learned()
+    for one in (one for several in learned.values() for one in several):
+        vectors = next(iter(one.vectors.values()))
+        found[one.word] = {"vectors": len(vectors), "shape": vectors.shape[1]}
+    return {"loaded": found, "skipped": {name: {"error": why} for name, why in skipped.items()}}
 
 
 @router.get("/hypernetworks")

@@ -30,11 +30,12 @@ from safelight.serve.runs import OVER, Ask, Run
 from safelight.serve.safety import check_words
 from safelight.serve.settings import Limits, Public, Settings, Tokens, read_public, write_public
 from safelight.serve.worker import Models, Shelf, Supervisor
-from safelight.spec import SpecError, describe, parse
-from safelight.task import Request
+from safelight.spec import SpecError, describe, nearest, parse
+from safelight.task import Request, Task
 from safelight.trace import Trace
 
 if TYPE_CHECKING:
+    from safelight.adapt.inversion import Inversion
     from safelight.serve.attention import Heard
     from safelight.serve.lenses import Lenses
 
@@ -46,7 +47,7 @@ GLANCE, PING = 0.03, 15.0
 # Bytes of models that are kept at hand for what is answered without a worker, and so many pictures' decoded recordings.
 _BUDGET, _RECORDINGS = 2 << 30, 4
 # Fields of a request that name further models, and those that cost time by their number.
-_PEERS = ("weak", "classifier", "joint")
+_PEERS = ("weak", "classifier", "joint", "refiner")
 _COUNTS = ("steps", "times", "refine", "frames")
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*(:[\w.+-]+)?")
 _CONCEPT = re.compile(r"<([A-Za-z0-9][A-Za-z0-9_-]{0,39})>")
@@ -174,7 +175,14 @@ class Server:
         self.minds: Cache[tuple[Any, ...], Any] = Cache(4)
         # One thread at a time decodes, and one seeks captions: more would only take the processor from the workers.
         self.decoding, self.seeking, self._exporting = threading.Lock(), threading.Lock(), threading.Lock()
-        self.supervisor = Supervisor(self.folder, settings.devices, settings.budget, policy=self.public.prune)
+        self.supervisor = Supervisor(
+            self.folder,
+            settings.devices,
+            settings.budget,
+            policy=self.public.prune,
+            most=settings.max_loaded,
+            memory=settings.memory,
+        )
 
     @property
     def limits(self) -> Limits:
@@ -277,6 +285,7 @@ class Server:
         """Raise SpecError where a request is larger than the limits, names a file, or says what the policy refuses."""
         limits, spec, told = self.limits, self.spec(model), describe(request)
         self.check_values(told)
+        self.check_adapters(request)
         count, steps = request.total, request.steps or spec.defaults.steps
         if count > limits.count:
             raise SpecError(f"count: {count:,} pictures, {limits.count:,} may be one run")
@@ -285,6 +294,12 @@ class Server:
         height, width = request.task.size(request, _Sized(spec), self.assets())  # type: ignore[arg-type]
         if height < 1 or width < 1 or height * width > limits.pixels:
             raise SpecError(f"size: {height}x{width} is not within 1 and {limits.pixels:,} pixels")
+        task: Task | None = request.task
+        while task is not None:  # a pass before the last one, and a last one of its own number of steps
+            first, more = getattr(task, "first", None) or (1, 1), getattr(getattr(task, "second", None), "count", None) or 0
+            if first[0] * first[1] > limits.pixels or more > limits.steps:
+                raise SpecError(f"task: a pass of {more:,} steps or of {first[0]}x{first[1]} pixels is more than is made here")
+            task = getattr(task, "of", None)
         # A sampler within a sampler asks the network as often as both together, within one step.
         sampler = request.sampler or request.task.sampler(spec.defaults.sampler)
         _ = request.varied, request.model_copy(update={"sampler": sampler}).solver  # they refuse what cannot be together
@@ -294,6 +309,20 @@ class Server:
         work = height * width * steps * count * calls
         if work > limits.work:
             raise SpecError(f"size, steps and count: {work:,} pixels x steps x pictures, {limits.work:,} may be one run")
+
+    def check_adapters(self, request: Request) -> None:
+        """Raise Missing for an adapter, a learned word or a control of a request that is not in the data folder."""
+        loras, words = self.folder.adapters(), self.folder.adapters("embeddings")
+        for what, where, names, there in (
+            ("adapter", "loras", [use.name for use in request.loras], loras),
+            ("learned word", "embeddings", [use.name for use in request.words], words),
+            ("control", "controls", [use.name for use in request.controls], self.folder.controls()),
+        ):
+            lost = next((name for name in names if name not in there), None)
+            if lost is not None:
+                raise Missing(
+                    f"no {what} '{lost[:60]}' is here{nearest(lost[:60], there)}: the server's folder '{where}' holds them"
+                )
 
     def check_values(self, told: Mapping[str, Any]) -> None:
         """Raise SpecError where a described request, or a part of one, is longer than is read, names a file, or says what the
@@ -312,6 +341,21 @@ class Server:
         if letters > limits.prompt:
             raise SpecError(f"prompt: {letters:,} characters in all, {limits.prompt:,} are read here")
         check_words(self.public.safety, told)
+
+    # ---- adapters ------------------------------------------------------------------------------------------------------------
+
+    def learned(self) -> tuple[dict[str, list[Inversion]], dict[str, str]]:
+        """The learned words of the data folder by the names of their files, and of files that hold none the reason."""
+        from safelight.interop.inversion import load
+
+        found: dict[str, list[Inversion]] = {}
+        skipped: dict[str, str] = {}
+        for name, path in self.folder.adapters("embeddings").items():
+            try:
+                found[name] = load(path)
+            except (SpecError, OSError) as error:
+                skipped[name] = self.folder.nameless(str(error))
+        return found, skipped
 
     # ---- concepts ------------------------------------------------------------------------------------------------------------
 

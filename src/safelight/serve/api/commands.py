@@ -7,7 +7,7 @@ import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from safelight.model import ModelSpec, embedded
 from safelight.serve.api.base import Conflict, Server
@@ -53,8 +53,8 @@ def of(server: Server, run: Run, base: str, picture: int, out: str = "") -> dict
     model = _model(server, run.model)
     return {
         "curl": _curl(f"{base}/v1/runs?picture={picture}", body, token, picture),
-        "cli": _cli(request, model, files, server.spec(run.model), out or "0.png"),
-        "python": _python(request, model, files),
+        "cli": _cli(request, model, files, server.spec(run.model), out or "0.png", _worn(server, request)),
+        "python": _python(request, model, files, _worn(server, request)),
         "needs": needs,
     }
 
@@ -95,7 +95,14 @@ def _grid(server: Server, runs: Sequence[Run], axes: Sequence[tuple[str, Sequenc
         return None
     if len({run.model for run in runs}) > 1 or any(run.kind == "fork" or run.state != "done" for run in runs):
         return None
-    if len(prompts) > 1 or first.get("count", 1) != 1 or first.get("index") or _inputs(first) or re.search(r"[{}]|^-", told):
+    if (
+        len(prompts) > 1
+        or first.get("count", 1) != 1
+        or first.get("index")
+        or _inputs(first)
+        or _worn(server, first)
+        or re.search(r"[{}]|^-", told)
+    ):
         return None
     fixed = {k: v for k, v in first.items() if k not in paths and k != "prompt"}
     usual = {**describe(Request(), family=False), **_own(server.spec(runs[0].model))}
@@ -139,7 +146,30 @@ def _curl(url: str, body: Mapping[str, Any], token: str, picture: int) -> str:
     return f"curl -sS -X POST{token} -H 'Content-Type: application/json' -d {_quoted(body)} -o {picture}.png '{url}'"
 
 
-def _cli(request: Mapping[str, Any], model: str, files: Mapping[str, str], spec: ModelSpec, out: str) -> str:
+def _worn(server: Server, request: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The adapters and learned words of a request: flag, file (of which only a local client is told where), and what stands behind it."""
+    found = list[tuple[str, str, str]]()
+    for use in request.get("loras") or ():
+        weights = [use.get("weight", 1.0)] + ([use["text"]] if use.get("text") is not None else [])
+        found.append(("lora", _file(server, "loras", use["name"]), "".join(f":{weight!r}" for weight in weights)))
+    for use in request.get("words") or ():
+        found.append(("embedding", _file(server, "embeddings", use["name"]), f":{use['word']}" if use.get("word") else ""))
+    return found
+
+
+def _file(server: Server, where: Literal["loras", "embeddings"], name: str) -> str:
+    file = server.folder.adapters(where).get(name)
+    return str(file) if file is not None and server.settings.local else f"{name}.safetensors"
+
+
+def _cli(
+    request: Mapping[str, Any],
+    model: str,
+    files: Mapping[str, str],
+    spec: ModelSpec,
+    out: str,
+    worn: Sequence[tuple[str, str, str]],
+) -> str:
     """`safelight generate` with flags for what differs from the model's and the request's own defaults."""
     usual = {**describe(Request(), family=False), **_own(spec)}
     if files:  # a task with pictures has its own idea of what is usual
@@ -149,11 +179,14 @@ def _cli(request: Mapping[str, Any], model: str, files: Mapping[str, str], spec:
     words = ["safelight", "generate", *([""] if dashed else prompts), "--model", model]
     words += ["--set", f"prompt={_json(prompts)}"] if dashed else []
     for name, value in request.items():
-        if name == "prompt" or value == usual.get(name):
+        if name in ("prompt", "loras", "words") or value == usual.get(name):
             continue
         words += [f"--{name}", str(value)] if name in _FLAGS else ["--set", f"{name}={_json(value)}"]
     for file in files.values():
         words += ["--input", file]
+    for flag, file, more in worn:
+        words += [f"--{flag}", file + more]
+    words += ["--allow-partial"] if any(use.get("partial") for use in request.get("loras") or ()) else []
     count = len(prompts) * int(request.get("count") or 1)
     return shlex.join(
         [*words, "--no-hints", "--out", out if count == 1 else out.removesuffix(".png") if out != "0.png" else "pictures"]
@@ -165,7 +198,7 @@ def _own(spec: ModelSpec) -> dict[str, Any]:
     return {**describe(spec.defaults, family=False), "size": list(spec.size)}
 
 
-def _python(request: Mapping[str, Any], model: str, files: Mapping[str, str]) -> str:
+def _python(request: Mapping[str, Any], model: str, files: Mapping[str, str], worn: Sequence[tuple[str, str, str]]) -> str:
     lines = [
         "from safelight import picture",
         "from safelight.assets import Assets",
@@ -177,6 +210,7 @@ def _python(request: Mapping[str, Any], model: str, files: Mapping[str, str]) ->
         f"model = load({model!r})",
         f"parents = [{', '.join(f'picture.read({name!r})' for name in files.values())}]",
         "assets = Assets([pixels for pixels, _ in parents])",
+        *(f"assets.bring_{'lora' if flag == 'lora' else 'word'}({file!r})" for flag, file, _ in worn),
         f"request = parse({dict(request)!r}, 'request').resolve(model, assets)",
         "made = torch.cat([e.pictures for e in generate(model, request, assets=assets) if isinstance(e, Finished)])",
         "pixels = [torch.from_numpy(p).permute(2, 0, 1).contiguous() for p in to_bytes(made)]",
@@ -197,7 +231,7 @@ def _model(server: Server, name: str) -> str:
 def _inputs(request: Mapping[str, Any]) -> tuple[str, ...]:
     asked = parse(dict(request), "request")
     assert isinstance(asked, Request)
-    return asked.task.inputs
+    return asked.inputs
 
 
 def _json(value: Any) -> str:

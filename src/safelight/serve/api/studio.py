@@ -197,8 +197,9 @@ def read_as_request(here: Server, text: str) -> tuple[dict[str, Any] | None, lis
 
     if len(text) > LONGEST_PARAMETERS:
         raise TooLarge(f"picture: its parameters are {len(text):,} characters, {LONGEST_PARAMETERS:,} are read")
+    names = {*here.folder.adapters(), *here.folder.adapters("embeddings")}
     try:
-        return infotext.to_request(infotext.parse(text), here.model("default"))
+        return infotext.to_request(infotext.parse(text), here.model("default"), at_hand=names)
     except Missing:
         return None, []
 

@@ -10,7 +10,7 @@ import { hold, progress, restore } from "./shell.js";
 
 const EXAMPLES = ["three red apples on a blue background", "a {cat|dog|fox} on a yellow background", "a (big:1.3) rocket and a small moon"];
 const PRESETS = [
-  ["Model's own", { steps: null, guidance: null, sampler: null, grid: null, mix: null, bends: null, size: null, temperature: 1, churn: null }],
+  ["Model's own", { steps: null, guidance: null, sampler: null, grid: null, mix: null, bends: null, size: null, temperature: 1, churn: null, hires: null }],
   ["Draft", { steps: 8, guidance: null }], ["Fine", { steps: 40, guidance: null }], ["By the letter", { guidance: 6 }], ["Loose", { guidance: 1.5 }],
 ];
 
@@ -106,7 +106,7 @@ const focused = (element) => element?.focus(); // one function: a new one a draw
 function Presets({ form, edit }) {
   const [own, keepOwn] = usePersisted("presets", []);
   const [naming, name] = useState(null);
-  const fields = ["negative", "steps", "guidance", "sampler", "grid", "mix", "bends", "size", "count", "emphasis", "temperature", "churn"];
+  const fields = ["negative", "steps", "guidance", "sampler", "grid", "mix", "bends", "size", "count", "emphasis", "temperature", "churn", "hires"];
   return html`<div class="presets" role="group" aria-label="Presets">${PRESETS.map(([title, patch]) => html`<button key=${title} aria-pressed=${Object.entries(patch).every(([k, v]) => form[k] === v)} onClick=${() => edit(patch)}>${title}</button>`)}
     ${own.map((p) => html`<span class="row" key=${p.title}><button onClick=${() => edit(p.fields)}>${p.title}</button><button class="ghost" aria-label=${`Forget preset ${p.title}`} onClick=${() => keepOwn(own.filter((x) => x !== p))}><${Icon} name="close" /></button></span>`)}
     ${naming === null ? html`<button class="ghost" onClick=${() => name("")}><${Icon} name="plus" />Preset</button>` : html`<form class="row" onSubmit=${(e) => { e.preventDefault(); if (naming.trim()) keepOwn([...own.filter((p) => p.title !== naming.trim()), { title: naming.trim(), fields: Object.fromEntries(fields.map((f) => [f, form[f]])) }]); name(null); }}>

@@ -8,7 +8,7 @@ export function More({ form, edit, model }) {
   const safety = useStore((s) => s.settings?.settings?.safety?.kind ?? "none");
   const own = defaults(form.model);
   const id = useId();
-  const [h, w] = form.size ?? model?.size ?? model?.spec?.size ?? [64, 64];
+  const mine = model?.size ?? model?.spec?.size ?? [64, 64], [h, w] = form.size ?? mine;
   const unit = model?.multiple ?? 8;
   const steps = form.steps ?? own?.steps ?? 20;
   const kinds = (family) => parts?.[family];
@@ -28,6 +28,7 @@ export function More({ form, edit, model }) {
       <${Slider} label="Variation" value=${form.varyStrength} min=${0} max=${1} step=${0.01} onInput=${(v) => edit({ varyStrength: v, varySeed: form.varySeed || newSeed() })} /></div>
     ${form.varyStrength > 0 && html`<div class="field"><label for=${id + "v"}>Variation seed</label><input id=${id + "v"} class="number" type="number" min="0" value=${form.varySeed} onInput=${(e) => edit({ varySeed: Math.trunc(Number(e.target.value)) })} /></div>`}
     <div class="two">${[["Width", w, (v) => [h, v]], ["Height", h, (v) => [v, w]]].map(([title, value, of]) => html`<${Slider} label=${title} value=${value} min=${unit} max=${Math.max(4 * (model?.size?.[0] ?? 64), value)} step=${unit} suffix="px" onInput=${(v) => edit({ size: of(v) })} />`)}</div>
+    ${(form.hires || h * w > mine[0] * mine[1]) && html`<${Slider} label="Second pass" value=${form.hires?.second?.strength ?? 0} min=${0} max=${1} step=${0.05} onInput=${(v) => edit({ hires: v ? { ...form.hires, kind: "hires", second: { ...form.hires?.second, strength: v } } : null })} hint=${form.hires ? "how much is drawn anew after enlarging" : "0: none; else composed at the model's own size first"} />`}
     <${Slider} label="Temperature" value=${form.temperature} min=${0} max=${2} step=${0.01} onInput=${(v) => edit({ temperature: v })} hint="times all noise; 1 is the model's own" />
     <${Kind} label="Sampler" kinds=${kinds("samplers")} value=${form.sampler} own=${own?.sampler} onChange=${(v) => edit({ sampler: v })} />
     <details open=${!!(form.grid || form.mix || form.bends || form.micro || form.churn)}><summary>How it is steered</summary><div class="stack">

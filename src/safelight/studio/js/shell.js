@@ -237,6 +237,7 @@ export function restore(request, model) {
   const like = (name, none) => JSON.stringify(own.mix[name] ?? none) === JSON.stringify(usual[name] ?? none);
   if (own.mix?.kind === "cfg" && typeof own.mix.scale === "number" && like("interval", [0, 1]) && like("rescale", 0)) Object.assign(own, { guidance: own.mix.scale, mix: null });
   if (own.bends?.length === 0) own.bends = null;
+  if (request.task?.kind === "hires") own.hires = request.task;
   const varied = request.variation ?? (request.task?.kind === "vary" ? request.task : null);
   if (varied) Object.assign(own, { varySeed: varied.seed, varyStrength: varied.strength });
   fill("form", FORM, { ...own, locked: true, ...(model ? { model } : {}) });

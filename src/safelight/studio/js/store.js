@@ -132,7 +132,7 @@ export function toTray(id) {
 
 export const FORM = {
   prompt: "", negative: "", model: "", count: 1, seed: 0, locked: false, steps: null, size: null, guidance: null, sampler: null,
-  grid: null, mix: null, bends: null, emphasis: "a1111", varySeed: 0, varyStrength: 0, temperature: 1, churn: null, record: "branches", more: false, scratch: "", micro: null,
+  grid: null, mix: null, bends: null, emphasis: "a1111", varySeed: 0, varyStrength: 0, temperature: 1, churn: null, hires: null, record: "branches", more: false, scratch: "", micro: null,
 };
 
 /* "a {red|blue} cat" -> ["a red cat", "a blue cat"]; several groups give every combination, 64 at most. */
@@ -154,6 +154,7 @@ export function formRequest(form) {
   if (form.varyStrength > 0) out.variation = { seed: form.varySeed, strength: form.varyStrength };
   if (form.temperature !== 1) out.temperature = form.temperature;
   if (form.churn?.amount) out.churn = form.churn;
+  if (form.hires) out.task = form.hires;
   return out;
 }
 
