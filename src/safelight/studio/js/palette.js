@@ -8,8 +8,10 @@ import { Dialog, Icon, Shot } from "./parts.js";
 
 /* What dropping a picture on the page does, without a mouse. */
 function open() {
-  const input = Object.assign(document.createElement("input"), { type: "file", accept: "image/*" });
-  input.onchange = () => dispatchEvent(new CustomEvent("safelight:file", { detail: input.files[0] }));
+  const input = Object.assign(document.createElement("input"), { type: "file", accept: "image/*", hidden: true });
+  input.onchange = () => { input.remove(); dispatchEvent(new CustomEvent("safelight:file", { detail: input.files[0] })); };
+  input.oncancel = () => input.remove();
+  document.body.append(input); /* one that hangs nowhere may be gone before the chooser is there */
   input.click();
 }
 
